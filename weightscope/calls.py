@@ -360,15 +360,20 @@ def random_states() -> dict[str, Any]:
 
 
 @contextmanager
-def unchanged(module: nn.Module) -> Iterator[None]:
+def unchanged(module: nn.Module, *, parameters: bool = True) -> Iterator[None]:
     """Restore the attributes and the tensors that calls of it changed.
 
     Of attributes also what they hold: containers, arrays, generators, the attributes of objects.
+
+    Args:
+        module: What is called.
+        parameters: Restore its parameters and their gradients too; not where they learn.
     """
     found = reached(module)
     given = [v for v in found if issubclass(type(v), Tensor)]
     given += [*module.parameters(), *module.buffers()]
-    held = {id(v): v for v in given if not is_lazy(v)}
+    free = set() if parameters else {id(p) for p in module.parameters()}
+    held = {id(v): v for v in given if not is_lazy(v) and id(v) not in free}
     leaves = [v for v in held.values() if v.is_leaf]
     gradients = [partial(setattr, v, "grad", v.grad) for v in leaves]
     flags = [partial(v.requires_grad_, v.requires_grad) for v in leaves]

@@ -127,33 +127,90 @@ def test_a_small_unet_inside_a_classifier_is_no_way_up() -> None:
         read_structure(Classifier())
 
 
+def _tokens(x: Tensor) -> Tensor:
+    return x.flatten(2).transpose(1, 2)
+
+
+def _number(x: Tensor) -> int:
+    return x.shape[2] * x.shape[3]
+
+
+TOGETHER: dict[str, Callable[[list[Tensor], nn.Module], tuple[Tensor, Tensor]]] = {
+    "one behind the other": lambda maps, mix: (
+        mix(torch.cat([*map(_tokens, maps)], 1)).split(_number(maps[0]), 1)
+    ),
+    "stacked": lambda maps, mix: (
+        mix(torch.stack([*map(_tokens, maps)], 1).flatten(1, 2))
+        .unflatten(1, (2, _number(maps[0])))
+        .unbind(1)
+    ),
+    "stacked in the batch": lambda maps, mix: (
+        mix(torch.stack([*map(_tokens, maps)], 0).flatten(0, 1))
+        .unflatten(0, (2, maps[0].shape[0]))
+        .unbind(0)
+    ),
+    "maps beside each other": lambda maps, mix: (
+        mix(_tokens(torch.cat(maps, 3)))
+        .unflatten(1, (maps[0].shape[2], 2 * maps[0].shape[3]))
+        .split(maps[0].shape[3], 2)
+    ),
+    "maps stacked": lambda maps, mix: (
+        mix(_tokens(torch.stack(maps, 2)))
+        .unflatten(1, (2, _number(maps[0])))
+        .unbind(1)
+    ),
+}  # fmt: skip
+
+
 class Together(nn.Module):
     """A transformer over the deepest tokens of two images at once, which are taken apart again."""
 
-    def __init__(self) -> None:
+    def __init__(self, how: str, frames: bool = False) -> None:
         super().__init__()
         self.top, self.deep = nn.Conv2d(1, 4, 3, padding=1), nn.Conv2d(4, 8, 3, 2, 1)
         self.mix = nn.TransformerEncoderLayer(8, 2, 8, batch_first=True)
         self.up, self.out = nn.Conv2d(16, 4, 3, padding=1), nn.Conv2d(4, 1, 1)
+        self.lay, self.frames = TOGETHER[how], frames
 
-    def forward(self, before: Tensor, after: Tensor) -> Tensor:
-        tops = [self.top(x).relu() for x in (before, after)]
+    def forward(self, *images: Tensor) -> Tensor:
+        both = images[0].chunk(2, 1) if self.frames else images
+        tops = [self.top(x).relu() for x in both]
         maps = [self.deep(x).relu() for x in tops]
-        tokens = [x.flatten(2).transpose(1, 2) for x in maps]
-        one, other = self.mix(torch.cat(tokens, 1)).split(tokens[0].shape[1], 1)
-        changed = (one - other).transpose(1, 2).reshape(maps[0].shape)
+        one, other = self.lay(maps, self.mix)
+        changed = (one - other).flatten(1, -2).transpose(1, 2).reshape(maps[0].shape)
         joined = torch.cat([*tops, F.interpolate(changed, scale_factor=2)], 1)
         return self.out(self.up(joined).relu())
 
 
-def test_tokens_of_two_images_together_make_no_level() -> None:
-    model = Together().eval()
-    structure = read_structure(model, (torch.rand(1, 1, 16, 16), torch.rand(1, 1, 16, 16)))
+@pytest.mark.parametrize("frames", [False, True], ids=["two images", "channels"])
+@pytest.mark.parametrize("how", TOGETHER)
+def test_tokens_of_two_images_together_make_no_level(how: str, frames: bool) -> None:
+    model = Together(how, frames).eval()
+    given = [torch.rand(1, 2, 16, 16)] if frames else [torch.rand(1, 1, 16, 16) for _ in range(2)]
+    structure = read_structure(model, tuple(given))
     assert structure.reductions == ((1, 1), (2, 2))
     layers = ("deep", "mix.linear1", "up")
     assert [stage_of(structure, n) for n in layers] == ["bottleneck", "bottleneck", "decoder 0"]
-    call = torch.rand(2, 1, 24, 16), torch.rand(2, 1, 24, 16)
+    call = [torch.rand(2, x.shape[1], 24, 16) for x in given]
     torch.testing.assert_close(rebuild(structure)(*call), model(*call))
+
+
+def test_four_parts_of_one_image_that_are_stacked_make_a_finer_level() -> None:
+    class Parts(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.top, self.out = nn.Conv2d(1, 4, 3, padding=1), nn.Conv2d(4, 1, 3, padding=1)
+            self.deep = nn.ModuleList(nn.Conv2d(4, 4, 3, 2, 1) for _ in range(4))
+
+        def forward(self, x: Tensor) -> Tensor:
+            top = self.top(x).relu()
+            parts = torch.stack([deep(top) for deep in self.deep], 2).unflatten(2, (2, 2))
+            whole = parts.permute(0, 1, 4, 2, 5, 3).flatten(4).flatten(2, 3)
+            return self.out(top + whole)
+
+    structure = read_structure(Parts().eval(), torch.rand(1, 1, 16, 16))
+    assert structure.reductions == ((1, 1), (2, 2))
+    assert stage_of(structure, "out") in ("decoder 0", "head")
 
 
 class Burst(nn.Module):

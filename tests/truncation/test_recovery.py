@@ -95,6 +95,38 @@ def test_a_course_begins_at_the_better_start_and_ends_at_its_best_check(proposal
     assert found.after.explained == pytest.approx(best.explained, abs=1e-4)
 
 
+class Rounded(nn.Module):
+    """Rounds in steps of the largest values that it has seen, as a network made for few bits."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("largest", torch.ones(1))
+
+    def forward(self, x):
+        self.largest.lerp_(x.detach().abs().max(), 0.3)  # in evaluation mode too, as torch's own
+        step = self.largest.clone() / 32
+        return x + ((x / step).round() * step - x).detach()
+
+
+def rounding():
+    model = Short()
+    model.down[0].append(Rounded())
+    return model
+
+
+@pytest.mark.parametrize("steps", [0, 12])
+def test_what_moves_with_every_forward_stays_while_it_is_taught(steps):
+    variant = needs_its_levels(rounding)[1].build()
+    buffers = dict(variant.module.named_buffers())
+    largest = next(b for name, b in buffers.items() if name.endswith("largest"))
+    seen = largest.clone()
+    found = variant.recover(IMAGES, steps=steps, progress=False)
+    again = variant.recover(IMAGES, steps=0, progress=False)
+    assert torch.equal(largest, seen)
+    assert found.after.explained >= found.before.explained
+    assert again.before == found.after
+
+
 def test_new_weights_are_trained_first(proposals_in_need, monkeypatch):
     monkeypatch.setattr(course, "NEW_SHARE", 1.0)
     variant = proposals_in_need[1].build()

@@ -6,7 +6,7 @@ See ``docs/decisions/levels.md`` for what a level is.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ from torch import fx
 from weightscope.adapters.symbols import Probe, hint, is_symbolic
 from weightscope.errors import StructureError, keyword
 from weightscope.graph.capture import Capture
+from weightscope.graph.corrections import corrected
 from weightscope.graph.excursions import (
     parts_of,
     without_excursions,
@@ -33,20 +34,13 @@ from weightscope.graph.growing import (
 from weightscope.graph.layouts import images_of
 from weightscope.graph.nodes import first_tensor, is_size, operator_of, raises, tensor_of
 from weightscope.graph.operators import facts
-from weightscope.graph.pieces import (
-    cut_from,
-    joined_pieces,
-    joins_batches,
-    lays_copies,
-    side_by_side,
-)
+from weightscope.graph.pieces import joined_pieces, joins_batches, lays_copies
 from weightscope.graph.positions import GLOBAL, Global, Positions, elements
 from weightscope.graph.structure import ExampleInputs
 from weightscope.thresholds import LEVEL_RATIO
 
 # sizes are read off where padding and cropping by a few pixels no longer count
 _PROBE_SCALES = (16, 32)
-_ATTENDS = ("product", "whole")  # queries to keys and values
 
 
 @dataclass(frozen=True)
@@ -158,8 +152,7 @@ def read_levels(capture: Capture, inputs: ExampleInputs) -> Levels:
     reader = Positions(image, channels, small, large, slices=slices)
     reader.begin_beside(images[1:])
     factor, pooled, told = _factors(capture, [*images, image], reader)
-    factor |= _where_resized_to(images[1:], factor) | _where_queries_lie(factor, told)
-    factor |= _where_learned_tokens_join(factor, told)
+    factor |= corrected(factor, told, images, reader)
     counts = live_nodes(capture) | set(images)  # what no output depends on makes no level
     factor = {node: value for node, value in factor.items() if node in counts}
     clusters = _cluster(factor.values())
@@ -210,7 +203,6 @@ def _factors(
         reader.note(node)
         largest = max(feeds, key=lambda n: elements(n, reader.large))
         halved[node] = _halved(node, halved.get(largest, 1.0), reader.large)
-        halved[node] *= _sequences(node, largest, factor, halved, reader)
         if (halved[node] != 1 and joins_batches(node)) or lays_copies(node):
             reader.note_pieces(node)
         if node in joined:
@@ -236,56 +228,6 @@ def _factors(
     return factor, pooled, told
 
 
-def _sequences(
-    node: fx.Node,
-    largest: fx.Node,
-    factor: Mapping[fx.Node, float],
-    halved: Mapping[fx.Node, float],
-    reader: Positions,
-) -> float:
-    """One over the number of sequences of one level that are laid one behind the other by a node.
-
-    More than one where it takes such a row of sequences apart again, 1 of all else.
-    """
-    if reader.dimensions == 1:
-        return 1.0  # a sequence is the image there
-    number = side_by_side(node)
-    given = [factor[n] for n in node.all_input_nodes if n in factor]
-    if number > 1 and len(given) == number and _alike(given):
-        return 1 / number
-    rows, source = halved.get(largest, 1.0), cut_from(node)
-    if rows >= 1 or source is None:
-        return 1.0
-    return min(elements(source, reader.large) / max(1, elements(node, reader.large)), 1 / rows)
-
-
-def _where_resized_to(
-    images: Sequence[fx.Node], factor: Mapping[fx.Node, float]
-) -> dict[fx.Node, float]:
-    """P_input / P of what a forward does to an image before it only resizes it: that behind.
-
-    A coarse field that is laid beside a fine map makes no level of its own.
-    """
-    found: dict[fx.Node, float] = {}
-    for image in images:
-        before, behind, waiting = {image}, set(), [image]
-        while waiting:
-            for user in waiting.pop().users:
-                if user not in factor or user in before:
-                    continue
-                row = facts(operator_of(user))
-                if row.view in ("resize", "adaptive"):
-                    behind.add(factor[user])
-                elif row.kernel or row.layout or factor[user] != factor[image]:
-                    behind.add(math.nan)
-                else:
-                    before.add(user)
-                    waiting.append(user)
-        if len(behind) == 1 and not math.isnan(own := behind.pop()):
-            found |= dict.fromkeys(before, own)
-    return found
-
-
 def _halved(node: fx.Node, before: float, probe: Probe) -> float:
     """How many positions stand for one of a spectrum: some two in that of real numbers."""
     spectrum = facts(operator_of(node)).spectrum
@@ -293,71 +235,6 @@ def _halved(node: fx.Node, before: float, probe: Probe) -> float:
         given = next(n for n in node.all_input_nodes if tensor_of(n) is not None)
         return before * elements(given, probe) / max(1, elements(node, probe))
     return 1.0 if spectrum == "back" else before
-
-
-def _where_queries_lie(
-    factor: Mapping[fx.Node, float], told: Collection[fx.Node]
-) -> dict[fx.Node, float]:
-    """P_input / P of attention between two levels: that of its queries, though its keys be larger.
-
-    The layers behind tell which that is.
-
-    Args:
-        factor: P_input / P of each node.
-        told: Those whose operation tells it.
-    """
-    found: dict[fx.Node, float] = {}
-    for node in factor:
-        given = [factor[n] for n in node.all_input_nodes if n in factor]
-        attends = node not in told and facts(operator_of(node)).view in _ATTENDS
-        if not attends or not given or _alike(given):
-            continue
-        between, behind = _up_to_what_tells(node, factor, told)
-        if behind and _alike(behind) and any(_alike([own, *behind]) for own in given):
-            found |= dict.fromkeys(between, behind[0])
-    return found
-
-
-def _where_learned_tokens_join(
-    factor: Mapping[fx.Node, float], told: Collection[fx.Node]
-) -> dict[fx.Node, float]:
-    """P_input / P where learned tokens join what there is (a place for each patch that is missing).
-
-    There are more positions then, of which the layers behind tell how many.
-
-    Args:
-        factor: P_input / P of each node.
-        told: Those whose operation tells it.
-    """
-    found: dict[fx.Node, float] = {}
-    for node, own in factor.items():
-        learned = any(n not in factor and tensor_of(n) is not None for n in node.all_input_nodes)
-        if node in told or not learned or operator_of(node) != "aten::cat":
-            continue
-        between, behind = _up_to_what_tells(node, factor, told)
-        if behind and _alike(behind) and behind[0] < own and not _alike([own, *behind]):
-            found |= dict.fromkeys(between, behind[0])
-    return found
-
-
-def _up_to_what_tells(
-    node: fx.Node, factor: Mapping[fx.Node, float], told: Collection[fx.Node]
-) -> tuple[set[fx.Node], list[float]]:
-    """What follows a node up to layers that tell their P_input / P, and what these tell."""
-    between, waiting, behind = {node}, [node], list[float]()
-    while waiting:
-        for user in waiting.pop().users:
-            if user in told:
-                behind.append(factor[user])
-            elif user in factor and user not in between:
-                between.add(user)
-                waiting.append(user)
-    return between, behind
-
-
-def _alike(factors: Collection[float]) -> bool:
-    """Whether positions are of one level."""
-    return max(factors) / min(factors) < LEVEL_RATIO
 
 
 def _where_it_is_used(

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, fx
 
-from weightscope.adapters.symbols import grows, hint, is_symbolic, key
+from weightscope.adapters.symbols import grows, is_symbolic, key
 from weightscope.graph.nodes import argument, operator_of, root, tensor_of
 from weightscope.graph.operators import RESHAPES
 
@@ -19,7 +19,7 @@ SPLITS = tuple(
         *("unsafe_split", "unsafe_split_with_sizes", "unsafe_chunk"),
     )
 )
-_JOINS = ("aten::cat", "aten::concat", "aten::concatenate")
+JOINS = ("aten::cat", "aten::concat", "aten::concatenate")
 _AS_THEY_ARE = ("aten::clone", "aten::contiguous")
 
 
@@ -35,15 +35,19 @@ def joined_pieces(
     Returns:
         The image that each piece was cut from; and for each join the image whose pieces it joins.
     """
-    cut = {node: found for node in nodes if (found := _cut_from(node)) is not None}
+    cut = {
+        node: found
+        for node in nodes
+        if (found := _cut_from(node)) is not None and not _are_channels(*found)
+    }
     pieces: dict[fx.Node, fx.Node] = {}
     joins: dict[fx.Node, fx.Node] = {}
     for node in nodes if cut else ():
-        axis = _axis_of(node) if operator_of(node) in _JOINS else None
+        axis = _axis_of(node) if operator_of(node) in JOINS else None
         if axis is None or not _is_a_side(node, axis, dimensions):
             continue
         behind = [
-            {n for n in _ancestors(given) if n in cut and cut[n][1] == axis}
+            {n for n in ancestors(given) if n in cut and cut[n][1] == axis}
             for given in argument(node, "tensors")
         ]
         before = set.intersection(*behind)  # all of it was cut from the same piece of more
@@ -60,23 +64,6 @@ def joined_pieces(
                 pieces.update({n: cut[n][0] for n in seen})
                 joins[node] = cut[min(own[0], key=lambda n: n.name)][0]
     return pieces, joins
-
-
-def side_by_side(node: fx.Node) -> int:
-    """How many sequences of tokens of one length an operation lays one behind the other; else 1."""
-    value, axis = tensor_of(node), _axis_of(node) if operator_of(node) in _JOINS else None
-    if value is None or value.dim() != 3 or axis is None or not grows(value.shape[axis]):
-        return 1
-    tokens = [tensor_of(given) for given in argument(node, "tensors")]
-    lengths = {hint(each.shape[axis]) for each in tokens if each is not None}
-    return len(tokens) if len(lengths) == 1 else 1
-
-
-def cut_from(node: fx.Node) -> fx.Node | None:
-    """What a node is a piece of, along an axis that follows the input; None of what is none."""
-    found, value = _cut_from(node), tensor_of(node)
-    free = found is not None and value is not None and grows(value.shape[found[1]])
-    return found[0] if found and free else None
 
 
 def windows(nodes: Sequence[fx.Node], side: str) -> set[tuple[int, int]]:
@@ -144,7 +131,14 @@ def _is_a_side(node: fx.Node, axis: int, dimensions: int) -> bool:
     return 2 <= axis < value.dim() - 1
 
 
-def _ancestors(node: fx.Node) -> set[fx.Node]:
+def _are_channels(node: fx.Node, axis: int) -> bool:
+    """Whether an axis is none of the sides of an image that has free ones."""
+    value = tensor_of(node)
+    assert value is not None
+    return axis > 0 and any(map(is_symbolic, value.shape[1:])) and not grows(value.shape[axis])
+
+
+def ancestors(node: fx.Node) -> set[fx.Node]:
     """What a node is made from; of pieces side by side in the batch, what its own part is."""
     found: set[tuple[fx.Node, tuple[int, int] | None]] = set()
     waiting: list[tuple[fx.Node, tuple[int, int] | None]] = [(node, None)]
@@ -175,7 +169,7 @@ def _part_of_batch(node: fx.Node) -> tuple[int, int] | None:
 
 def joins_batches(node: fx.Node) -> bool:
     """Whether an operation lays tensors side by side in the batch."""
-    return operator_of(node) in _JOINS and argument(node, "dim") == 0
+    return operator_of(node) in JOINS and argument(node, "dim") == 0
 
 
 def lays_copies(node: fx.Node) -> bool:

@@ -21,6 +21,7 @@ from weightscope.calls import (
     named_errors,
     seed_all,
     to_device,
+    unchanged,
     undisturbed,
 )
 from weightscope.checkpoints import load_plain
@@ -182,7 +183,7 @@ class Course:
         every = between_checks(self.steps)
         with bar(self.steps, "recover", shown=progress, unit="step", initial=state.step) as advance:
             while state.step < self.steps and not self._gain_has_ended(state):
-                with self._turn(state.step):
+                with self._turn(state.step), unchanged(self.module, parameters=False):
                     self._step(state.step, FALL_BACK**state.fallen)
                 state.step += 1
                 advance(1)
@@ -345,7 +346,7 @@ class Course:
         total = sum(n for n, _, _ in parts)
         loss, missing = (sum(p[0] * p[k] for p in parts) / total for k in (1, 2))
         if self.labelled:
-            with torch.no_grad():
+            with torch.no_grad(), unchanged(self.module, parameters=False):
                 told = [float(self._loss_of(batch)) for batch in self.unseen or self.labelled]
             loss += sum(told) / len(told)
         return Check(step, trained, loss, 1 - missing)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from weightscope.adapters import pytree
 from weightscope.adapters.modules import BatchNorm
-from weightscope.calls import device_of, forward_errors, leaves_by_place, own_arguments
+from weightscope.calls import device_of, forward_errors, leaves_by_place, own_arguments, unchanged
 from weightscope.errors import InputError, keyword
 from weightscope.graph.running import GraphRun
 from weightscope.graph.structure import Structure
@@ -42,8 +42,9 @@ class Teacher:
 
     @torch.no_grad()
     def answers(self, inputs: Any) -> list[Any]:
-        """Flat outputs."""
-        with forward_errors(self.model, inputs, f"a batch of {keyword('images')}"):
+        """Flat outputs, each part's from the states that the original was given with."""
+        kept = unchanged(self.model, parameters=False)
+        with kept, forward_errors(self.model, inputs, f"a batch of {keyword('images')}"):
             return [in_float(x) for x in flat(self.run.predict(inputs))]
 
 
@@ -129,23 +130,20 @@ class Student:
         norms = [
             m for m in self.new_modules if isinstance(m, BatchNorm) and m.running_var is not None
         ]
-        momenta = [norm.momentum for norm in norms]
-        try:
+        with unchanged(self.module, parameters=False):
             for norm in norms:
                 norm.reset_running_stats()
                 norm.momentum, norm.training = None, True  # the mean over all batches
             for part in parts if norms else ():
                 with forward_errors(self.module, part, f"a batch of {keyword('images')}"):
                     self.predict(part)
-        finally:
-            finished(
-                *(partial(setattr, norm, "training", False) for norm in norms),
-                *(partial(setattr, n, "momentum", m) for n, m in zip(norms, momenta, strict=True)),
-            )
+            settled = [{k: v.clone() for k, v in norm.state_dict().items()} for norm in norms]
+        for norm, state in zip(norms, settled, strict=True):
+            norm.load_state_dict(state)
 
     def answers(self, inputs: Any) -> list[Any]:
-        """Flat outputs in evaluation mode."""
-        with torch.no_grad():
+        """Flat outputs in evaluation mode, which leave nothing behind."""
+        with torch.no_grad(), unchanged(self.module, parameters=False):
             return flat(self.predict(inputs))
 
 
