@@ -469,3 +469,53 @@ def test_images_laid_below_each_other_at_one_size_are_the_whole() -> None:
     assert structure.reductions == ((1.0, 1.0), (2.0, 2.0))
     assert (stage_of(structure, "top"), stage_of(structure, "shown")) == ("encoder 0",) * 2
     assert [cut.keep_levels for cut in structure.cuts] == [1]
+
+
+class Asked(nn.Module):
+    """Queries look at the deepest level; masks are what they say of the finest."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net, self.deep = Small(1, 8), nn.Conv2d(1, 8, 3, 4, 1)
+        self.queries = nn.Parameter(torch.randn(5, 8))
+        self.ask = nn.TransformerDecoderLayer(8, 2, 16, batch_first=True)
+        self.say = nn.Linear(8, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = self.deep(x).flatten(2).transpose(1, 2)
+        said = self.ask(self.queries.expand(len(x), -1, -1), tokens)
+        return torch.einsum("bqc,bchw->bqhw", self.say(said), self.net(x))
+
+
+def test_what_queries_say_leaves_a_cut_as_vectors() -> None:
+    model = Asked().eval()
+    analysis = ws.analyze(model, example_inputs=torch.rand(1, 1, 32, 32), response=False)
+    assert analysis.structure.reductions == ((1, 1), (2, 2), (4, 4))
+    cut = next(cut for cut in analysis.structure.cuts if cut.keep_levels == 2)
+    vectors = [site for site in cut.exits if site.layout == "vector"]
+    assert [(site.channels, site.parts) for site in vectors] == [(40, (5, 8))]
+    variant = next(p for p in analysis.proposals if p.keep_levels == 2).build()
+    call = torch.rand(2, 1, 32, 48)
+    assert verify(variant, sizes=[call], export=False).failures == ()
+    assert variant.module(call).shape == model(call).shape
+    found = variant.recover(torch.rand(12, 1, 32, 32), steps=4, progress=False)
+    assert found.after.explained >= found.before.explained
+
+
+class Placed(Asked):
+    """The same for images of one size: 64 positions at its deepest level."""
+
+    def __init__(self, queries: int) -> None:
+        super().__init__()
+        self.queries = nn.Parameter(torch.randn(queries, 8))
+        self.place = nn.Parameter(torch.zeros(1, 1, 32, 32))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x + self.place)
+
+
+@pytest.mark.parametrize(("queries", "leave"), [(5, True), (65, False)])
+def test_vectors_of_a_network_of_one_size_are_no_positions(queries: int, leave: bool) -> None:
+    structure = read_structure(Placed(queries).eval(), torch.rand(1, 1, 32, 32))
+    legal = [cut.keep_levels for cut in structure.cuts]
+    assert (2 in legal) == leave

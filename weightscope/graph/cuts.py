@@ -101,12 +101,14 @@ def _cut(
         return (
             "no tensor with a readable layout enters what lies below this level; " + _LAYOUT_REMEDY
         )
+    fixed = [] if _is_free(depth) else [math.prod(size) for size in levels.maps]
     exits: list[Site] = []
     for node in depth.exits:
         read = (
             site(node, coarse.places, dimensions, levels)
             or _vector(node, coarse.places, levels)
             or _of_parts(node, coarse.places, dimensions, levels)
+            or _vectors(node, coarse.places, fixed)
         )
         if read is None:
             return _unreadable(node, dimensions)
@@ -477,6 +479,31 @@ def _vector(node: fx.Node, places: Mapping[str, Place], levels: Levels) -> Site 
         return None
     level, is_complex = places[node.name].level, value.is_complex()
     return Site(node.name, hint(channels), "vector", level, is_complex, single=single)
+
+
+def _is_free(depth: _Depth) -> bool:
+    """Whether an input may have other sizes, beyond another number of images."""
+    given = [n.meta["val"] for n in depth.nodes if n.op == "placeholder" and makes_tensor(n)]
+    return any(grows(size) for value in given for size in value.shape[1:])
+
+
+def _vectors(node: fx.Node, places: Mapping[str, Place], positions: Sequence[int]) -> Site | None:
+    """Several vectors for each image, as many for every one: the queries of a decoder.
+
+    Args:
+        node: What leaves.
+        places: Where each node lies.
+        positions: Numbers of positions that levels have for every image too, of a network of one
+            size; an axis about as long as one of them counts these.
+    """
+    value: torch.Tensor = node.meta["val"]
+    of_each = tuple(map(hint, value.shape[1:]))
+    if len(of_each) != 2 or any(map(grows, value.shape[1:])):
+        return None
+    if any(alike(number, own) for number in positions for own in of_each):
+        return None
+    level, is_complex = places[node.name].level, value.is_complex()
+    return Site(node.name, math.prod(of_each), "vector", level, is_complex, parts=of_each)
 
 
 def _of_parts(

@@ -196,6 +196,7 @@ def _factors(
     halved: dict[fx.Node, float] = {}
     pooled: set[fx.Node] = set()
     told: set[fx.Node] = set()
+    answered: set[fx.Node] = set()
     for node in capture.nodes:
         feeds = [n for n in node.all_input_nodes if n in factor]
         if node in factor or not feeds or node.op == "output" or is_size(node):
@@ -217,6 +218,9 @@ def _factors(
         own = own or reader.of_more_sides(node, largest, factor[largest] * halved[node])
         own = own or reader.of_samples(node, factor)
         own = own or reader.factor(node, pooled=all(n in pooled for n in feeds))
+        if _asks(node, factor) or all(n in answered for n in feeds):
+            own = None if own is None else GLOBAL  # layers that know of positions see vectors
+            answered |= {node} if own is None else set()
         if own is None or own is GLOBAL:
             factor[node] = factor[largest]
             if own is GLOBAL:
@@ -226,6 +230,13 @@ def _factors(
             factor[node] = own / halved[node]
             told.add(node)
     return factor, pooled, told
+
+
+def _asks(node: fx.Node, factor: Mapping[fx.Node, float]) -> bool:
+    """Whether learned queries attend to what the image reaches: as many vectors for every image."""
+    asked = node.args[0] if node.args else None
+    whole = facts(operator_of(node)).view == "whole"
+    return whole and isinstance(asked, fx.Node) and asked not in factor
 
 
 def _halved(node: fx.Node, before: float, probe: Probe) -> float:

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, fx
 
-from weightscope.adapters.symbols import grows, is_symbolic, key
+from weightscope.adapters.symbols import grows, hint, is_symbolic, key
 from weightscope.graph.nodes import argument, operator_of, root, tensor_of
 from weightscope.graph.operators import RESHAPES
 
