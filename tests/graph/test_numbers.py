@@ -75,6 +75,7 @@ READ: dict[str, Callable[[Net, Tensor], Tensor]] = {
     "list of steps": lambda net, x: x - x.mean(torch.arange(1, x.dim()).tolist(), keepdim=True),
     "made": lambda net, x: x * float(torch.linspace(0, 2, 3)[2]) if torch.ones(3).sum() > 2 else x,
     "made and written": lambda net, x: x * made_and_written(3.0),
+    "map": lambda net, x: x * max(float((torch.ones(40, 1) * torch.arange(40.0)).max()), 1e-3),
     "mask": masked,
     "data": lambda net, x: x.data * net.held.data[2] if net.held.data[0] else x,
 }

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -29,6 +30,8 @@ with needed():
 _DATA: Any = vars(torch._C.TensorBase)["data"].__get__
 # numbers that a forward reads out of its own tensors are few: sizes, scales, flags
 _LARGEST_CONSTANT = 256
+# what a forward makes of numbers alone may be a map: weights of a window of 96 x 96 x 96
+_LARGEST_COMPUTED = 1 << 20
 
 
 def constants_of(model: nn.Module) -> dict[str, Tensor]:
@@ -62,12 +65,12 @@ def _hold(stand_in: Any, constant: Tensor) -> None:
 
 def keep_computed(mode: FakeTensorMode) -> None:
     """Let a mode keep what is computed from constants, and not only single numbers."""
-    vars(mode)["may_turn_const"] = _is_small
+    vars(mode)["may_turn_const"] = partial(_is_small, largest=_LARGEST_COMPUTED)
 
 
-def _is_small(result: Tensor) -> bool:
+def _is_small(result: Tensor, largest: int = _LARGEST_CONSTANT) -> bool:
     return (
-        result.numel() <= _LARGEST_CONSTANT
+        result.numel() <= largest
         and result.layout is torch.strided
         and result.device.type != "meta"
         and not isinstance(result, FakeTensor)
@@ -184,9 +187,9 @@ _MADE_OF_NUMBERS = (torch.arange, torch.zeros, torch.ones, torch.full, torch.lin
 
 
 def _with_numbers(made: Any, func: Any, args: Any, kwargs: Any) -> Any:
-    """Let a small tensor that is made of numbers alone be read."""
+    """Let a tensor that is made of numbers alone be read, if it is not too large."""
     plain = isinstance(made, FakeTensor) and made.device.type == "cpu" and "out" not in kwargs
-    if plain and made.numel() <= _LARGEST_CONSTANT:
+    if plain and made.numel() <= _LARGEST_COMPUTED:
         with _disable_current_modes(), torch.no_grad():
             _hold(made, func(*args, **kwargs))
     return made
