@@ -519,3 +519,25 @@ def test_vectors_of_a_network_of_one_size_are_no_positions(queries: int, leave: 
     structure = read_structure(Placed(queries).eval(), torch.rand(1, 1, 32, 32))
     legal = [cut.keep_levels for cut in structure.cuts]
     assert (2 in legal) == leave
+
+
+class Told(nn.Module):
+    """A vector is laid beside the deepest features, as so many channels of one value each."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.top, self.deep = nn.Conv2d(1, 4, 3, padding=1), nn.Conv2d(4, 8, 3, 2, 1)
+        self.say, self.up = nn.Linear(3, 2), nn.ConvTranspose2d(10, 4, 2, 2)
+        self.out = nn.Conv2d(8, 1, 3, padding=1)
+
+    def forward(self, x: Tensor, vector: Tensor) -> Tensor:
+        top = self.top(x).relu()
+        deep = self.deep(top).relu()
+        said = self.say(vector)[:, :, None, None].expand(-1, -1, *deep.shape[2:])
+        return self.out(torch.cat([top, self.up(torch.cat([deep, said], 1))], 1))
+
+
+def test_a_vector_beside_the_deepest_features_lies_there() -> None:
+    structure = read_structure(Told().eval(), (torch.rand(1, 1, 16, 16), torch.rand(1, 3)))
+    assert [stage_of(structure, n) for n in ("deep", "say")] == ["bottleneck", "bottleneck"]
+    assert stage_of(structure, "up") == "decoder 0"

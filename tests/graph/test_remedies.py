@@ -6,6 +6,7 @@ import copy
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,12 +19,13 @@ from weightscope.cost import count_costs
 from weightscope.errors import (
     ForwardError,
     InputError,
+    RecipeError,
     StructureError,
     TruncationError,
     WeightscopeError,
 )
 from weightscope.graph import Structure, read_structure, rebuild
-from weightscope.truncation import verify
+from weightscope.truncation import Variant, save, verify
 from weightscope.truncation.building import build, draft
 from weightscope.truncation.plan import find_cut, make_plan
 
@@ -685,26 +687,56 @@ class Record:
     image: Tensor
 
 
+@dataclass
+class Registered(Record):
+    """Torch is taught to open it."""
+
+
+torch.export.register_dataclass(Registered)
+
+
+class OfRecords(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = Net(plain)
+
+    def forward(self, record: Record) -> Any:
+        return self.net(record.image)
+
+
+class Around(nn.Module):
+    """Makes the record that its network is given."""
+
+    def __init__(self, kind: type[Record]) -> None:
+        super().__init__()
+        self.net, self.kind = OfRecords(), kind
+
+    def forward(self, image: Tensor) -> Any:
+        return self.net(self.kind(image))
+
+
+def test_a_registered_dataclass_is_read_at_any_size_and_saved_by_a_module_around(
+    tmp_path: Path,
+) -> None:
+    def variant(model: nn.Module, example: Any) -> Variant:
+        analysis = ws.analyze(model.eval(), example_inputs=example, response=False)
+        assert analysis.structure.notes == ()
+        return analysis.proposals[0].build()
+
+    given = variant(OfRecords(), (Registered(IMAGE),))
+    larger = torch.rand(3, IMAGE.shape[1], 32, 48)
+    assert len(given.module(Registered(larger))) == 3
+    with pytest.raises(RecipeError, match=r"with Registered,.*calls the network with Registered\("):
+        save(given, tmp_path / "given")
+    around = variant(Around(Registered), IMAGE)
+    torch.testing.assert_close(around.module(larger).shape, given.module(Registered(larger)).shape)
+    assert save(around, tmp_path / "around").exists()
+
+
 def test_a_dataclass_that_is_given_is_made_in_a_module_around_the_network() -> None:
-    class OfRecords(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.net = Net(plain)
-
-        def forward(self, record: Record) -> Any:
-            return self.net(record.image)
-
-    class Around(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.net = OfRecords()
-
-        def forward(self, image: Tensor) -> Any:
-            return self.net(Record(image))
-
     with pytest.raises(StructureError, match=r"given Record, a dataclass.* Record\(\.\.\.\)"):
         read_structure(OfRecords(), (Record(IMAGE),))
-    assert read_structure(Around(), IMAGE).cuts
+    assert read_structure(Around(Record), IMAGE).cuts
 
 
 def test_a_forward_that_takes_the_axis_of_one_image_off_names_the_axis() -> None:

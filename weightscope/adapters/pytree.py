@@ -169,6 +169,21 @@ def is_foreign(value: Any) -> bool:
 _BUILTIN = ("builtins", "collections")
 
 
+def foreign_as_lists(tree: Any) -> Any:
+    """The same, with a list of what they hold for containers that somebody taught torch to open.
+
+    ``torch.export`` wants to be told of their sizes so.
+    """
+
+    def held(value: Any) -> Any:
+        if not is_foreign(value):
+            return value
+        children, _ = _pytree.SUPPORTED_NODES[type(value)].flatten_fn(value)
+        return [foreign_as_lists(child) for child in children]
+
+    return _pytree.tree_map(held, tree, is_leaf=is_foreign)
+
+
 def tree_flatten(
     tree: Any, is_leaf: Callable[[Any], bool] | None = None
 ) -> tuple[list[Any], TreeSpec]:
@@ -223,6 +238,7 @@ __all__ = [
     "MappingKey",
     "SequenceKey",
     "TreeSpec",
+    "foreign_as_lists",
     "in_own_containers",
     "opened",
     "tree_any",

@@ -555,7 +555,9 @@ def _dynamic_shapes(
             held.add(inputs.held)
         return {axis: free(place, axis) for axis in vary if axis not in held} or None
 
-    args, kwargs = pytree.tree_map(spec, (inputs.args, dict(inputs.kwargs)))
+    args, kwargs = pytree.tree_map(
+        spec, pytree.foreign_as_lists((inputs.args, dict(inputs.kwargs)))
+    )
     return None if sizes == "fixed" else _by_parameter(model, args, kwargs)
 
 

@@ -117,12 +117,15 @@ def _where_learned_tokens_join(
 def _up_to_what_tells(
     node: fx.Node, factor: Mapping[fx.Node, float], told: Collection[fx.Node]
 ) -> tuple[set[fx.Node], list[float]]:
-    """What follows a node up to layers that tell their P_input / P, and what these tell."""
+    """What follows a node up to layers that tell their P_input / P, and what these tell.
+
+    What comes back up tells nothing about what it is given.
+    """
     between, waiting, behind = {node}, [node], list[float]()
     while waiting:
         for user in waiting.pop().users:
             if user in told:
-                behind.append(factor[user])
+                behind += [] if raises(user) else [factor[user]]
             elif user in factor and user not in between:
                 between.add(user)
                 waiting.append(user)

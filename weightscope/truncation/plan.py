@@ -368,6 +368,14 @@ def encode(value: Any) -> Any:
     return {"unsaved": type(value).__name__}
 
 
+def unsaved(encoded: Any) -> str | None:
+    """The class of something in encoded arguments that JSON cannot hold; None of nothing such."""
+    if isinstance(encoded, dict):
+        return str(encoded["unsaved"]) if "unsaved" in encoded else unsaved([*encoded.values()])
+    found = (unsaved(v) for v in encoded) if isinstance(encoded, list | tuple) else ()
+    return next((kind for kind in found if kind is not None), None)
+
+
 NUMBER_TYPES = {
     str(dtype).removeprefix("torch."): dtype
     for dtype in (

@@ -42,6 +42,7 @@ from weightscope.truncation.plan import (
     fingerprint,
     operators,
     tracer,
+    unsaved,
     weights_digest,
     wiring,
 )
@@ -82,10 +83,11 @@ def save(variant: Variant, path: str | os.PathLike[str]) -> Path:
         )
     tensors_target(path)
     recipe = dict(variant.recipe)
-    if "unsaved" in json.dumps(recipe["inputs"]):
+    if (kind := unsaved(recipe["inputs"])) is not None:
         raise RecipeError(
-            "the network was read with arguments that a recipe cannot hold; pass "
-            f"{keyword('example_inputs')} of tensors, numbers, texts, lists, tuples and dicts"
+            f"the network was read with {kind}, which a recipe cannot hold; analyse a module that "
+            f"is given tensors, numbers, texts, lists, tuples or dicts, and calls the network with "
+            f"{kind}(...) of them"
         )
     state = unwrap(variant.module).model.state_dict()
     for name, value in state.items():
