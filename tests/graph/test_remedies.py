@@ -739,6 +739,25 @@ def test_a_dataclass_that_is_given_is_made_in_a_module_around_the_network() -> N
     assert read_structure(Around(Record), IMAGE).cuts
 
 
+def test_one_image_with_its_channels_last_is_given_in_a_batch() -> None:
+    class OfOne(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = Net(plain)
+
+        def forward(self, image: Tensor) -> Any:
+            return self.net(image.permute(2, 0, 1)[None])
+
+    class OfABatch(OfOne):
+        def forward(self, images: Tensor) -> Any:
+            return super().forward(images[0])
+
+    images = IMAGE.movedim(1, -1)
+    with pytest.raises(InputError, match=r"one image without a batch .* a batch of one image"):
+        read_structure(OfOne(), images[0])
+    assert [cut.keep_levels for cut in read_structure(OfABatch(), images[:1]).cuts] == [1]
+
+
 def test_a_forward_that_takes_the_axis_of_one_image_off_names_the_axis() -> None:
     def images(x: Tensor) -> Tensor:
         return x[None] if x.dim() == 3 else x

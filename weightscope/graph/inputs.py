@@ -44,6 +44,7 @@ from weightscope.graph.layouts import (
     holds_ids,
     images_of,
     infer_layout,
+    is_one_image,
     layout_of_ids,
     letters_of,
     parse_layout,
@@ -242,6 +243,13 @@ def _laid_out(trial: Trial, inputs: ExampleInputs, layout: str | None) -> Exampl
                 f" {keyword('example_inputs')} ({shapes(image)}) for the batch than the first;"
                 " images are counted along the first here. Pass a module that is given batches"
                 " so and turns their axes before it calls this one"
+            )
+        if not layout and is_one_image(image.shape, first):
+            raise InputError(
+                f"{trial.name} takes {keyword('example_inputs')} ({shapes(image)}) as one image"
+                " without a batch axis, its channels last; images are counted along the first axis"
+                " here. Pass a module that is given a batch of one image, and calls this one with"
+                " its first"
             )
     dimensions = dimensions_of(layout) if layout else inputs.dimensions
     if not dimensions:

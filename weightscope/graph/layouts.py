@@ -286,6 +286,19 @@ def has_batch_elsewhere(image: Sequence[int], given: tuple[tuple[int, ...], int]
     return image[0] != given[0][0] and sorted(image) == sorted(given[0])
 
 
+def is_one_image(image: Sequence[int], given: tuple[tuple[int, ...], int] | None) -> bool:
+    """Whether the first convolution is given all of an example as one image, its channels last.
+
+    Args:
+        image: Shape of the image input.
+        given: Shape of the layer's input, and number of its spatial dimensions.
+    """
+    if given is None or not given[1] or len(image) != given[1] + 1:
+        return False
+    (batch, channels, *sizes), (*sides, last) = given[0], image
+    return (batch, channels) == (1, last) and _alike_in_all(alike, sides, sizes)
+
+
 def _of_clips(space: str) -> tuple[str, ...]:
     """Where frames and channels may lie beside the sizes."""
     return f"TC{space}", f"CT{space}", f"T{space}C", f"{space}TC", f"{space}CT"
