@@ -236,7 +236,18 @@ def fate(mutant: Mutant, folder: Path) -> str:
 
 def test(tests: tuple[str, ...], folder: Path) -> int:
     """The exit code of pytest in a copy of the project."""
-    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *tests]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-x",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "-m",
+        "",
+        *tests,
+    ]
     try:
         return subprocess.run(
             command, cwd=folder, capture_output=True, check=False, timeout=_LONGEST

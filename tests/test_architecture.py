@@ -299,3 +299,11 @@ def test_all_names_are_exported() -> None:
     ]
     for name in weightscope.__all__:
         assert getattr(weightscope, name) is not None
+
+
+@pytest.mark.sample(2)
+@pytest.mark.parametrize("place", range(6))
+def test_a_sample_keeps_the_first_parameter_of_each_share(place, request):
+    alone = len(request.session.items) == 1  # asked for by its name
+    slow = request.node.get_closest_marker("slow") is not None
+    assert slow == (place not in (0, 3) and not alone)

@@ -164,7 +164,8 @@ def _where_images_lie_together(
         together = _up_to_one_alone(node, own, len(joined), factor, told, reader)
         value = first_tensor(node)
         tokens = operator_of(node) in JOINS and value is not None and value.dim() == 3
-        if together & set(told) and (tokens or _of_different_images(joined, images)):
+        finer = any(n in told for n in together)
+        if finer and (tokens or _of_different_images(joined, images)):
             found |= dict.fromkeys(together, own)
     return found
 
