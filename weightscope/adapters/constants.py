@@ -131,7 +131,7 @@ class Constants(TorchFunctionMode):
                 return func(*args, **kwargs)
             return self._run(func, args, kwargs, constants)
         except READS_VALUES:
-            self.read.add(_asking_line())
+            self.read.add(asking_line())
             raise
 
     def _made(self, func: Any, args: Any, kwargs: Any, plain: bool) -> Any:
@@ -164,7 +164,7 @@ class Constants(TorchFunctionMode):
         passes = func is torch._assert or passing_answer(_asking_frame())
         if passes is None:
             return func(*args, **kwargs)
-        self.checks.append(_asking_line())
+        self.checks.append(asking_line())
         return Passing(passes) if func is Tensor.item else passes
 
     def _run(self, func: Any, args: Any, kwargs: Any, constants: list[Tensor]) -> Any:
@@ -211,7 +211,7 @@ def _asking_frame() -> FrameType:
     return frame
 
 
-def _asking_line() -> tuple[str, int]:
+def asking_line() -> tuple[str, int]:
     """File and line of the innermost call from outside of torch and of this package."""
     frame: FrameType | None = sys._getframe(1)
     while frame is not None and frame.f_code.co_filename.startswith(_NOT_THE_USERS):

@@ -25,6 +25,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.checkpoint import CheckpointFunction
 
 from weightscope.adapters import pytree
+from weightscope.adapters.constants import asking_line
 from weightscope.adapters.dispatch import FakeTensor
 from weightscope.adapters.shapes import places_of_shapes
 from weightscope.adapters.switches import Shared, module_named
@@ -112,6 +113,8 @@ class Budget:
 
     Attributes:
         exceeded: Whether a limit was passed; the tracer may swallow the error that says so.
+        turned: Numbers that the forward made of free sizes, the file and line that did, and whether
+            it was a size as it is given.
         decisions: What the forward itself asked about free sizes, with the answers that it went on
             with; not what torch asks to find out what comes out of its operators, but where one
             raises: a forward that goes on then takes that way because of the answers.
@@ -119,6 +122,7 @@ class Budget:
 
     def __init__(self) -> None:
         self.exceeded = False
+        self.turned: list[tuple[int, tuple[str, int], bool]] = []
         self.decisions: dict[Any, Any] = {}
         self.within: dict[Any, Any] = {}  # asked by the operator that runs
 
@@ -139,8 +143,11 @@ class Budget:
             if self.exceeded:
                 raise TooComplexError
             answer = self.within[question] = ask(question, *args, **kwargs)
-            if _asked_by_a_forward(getattr(answer, "is_Boolean", isinstance(answer, bool))):
-                self.decisions.setdefault(question, answer)
+            truth = getattr(answer, "is_Boolean", isinstance(answer, bool))
+            if _asked_by_a_forward(truth) and question not in self.decisions:
+                self.decisions[question] = answer
+                given = bool(getattr(question, "is_Symbol", False))
+                self.turned += [] if truth else [(int(answer), asking_line(), given)]
             return answer
 
         vars(env)["evaluate_expr"] = evaluate

@@ -102,6 +102,10 @@ class Call:
     changes: bool = False
 
 
+Turned = tuple[tuple[int, tuple[str, int], bool], ...]
+"""Numbers made of free sizes, the file and line that did, and whether it was a size as given."""
+
+
 @dataclass(frozen=True)
 class Capture:
     """The exported program, its nodes in order, and every module call with its span.
@@ -113,6 +117,7 @@ class Capture:
     ``functions`` are the calls of what has a backward of its own.
     ``freer`` is the capture that keeps those free too, where it was tried and no more sizes of
     images are free in it; None where it failed.
+    ``turned`` are the numbers that it made of free sizes.
     ``decisions`` are the answers with which the forward went on that asked about free sizes, and
     what has to be true of a size of which it takes so many positions (``x[:, :, :64]``).
     """
@@ -128,6 +133,7 @@ class Capture:
     square: bool = False
     freer: tuple[Capture | None, ...] = ()
     decisions: Mapping[Any, Any] = field(default_factory=dict)
+    turned: Turned = ()
 
 
 @dataclass
@@ -344,7 +350,8 @@ class _Tracer:
         as_pools_of_signals(program.graph)
         order_writes(program.graph)
         spans = _with_spans(program, self.records, self.sizes)
-        return replace(spans, decisions={**_held_by_operators(program), **self.budget.decisions})
+        decisions = {**_held_by_operators(program), **self.budget.decisions}
+        return replace(spans, decisions=decisions, turned=tuple(self.budget.turned))
 
     def _function(self, function: Any, run: Callable[..., Any], args: tuple[Any, ...]) -> Any:
         flat, spec = pytree.tree_flatten((args, {}))

@@ -11,7 +11,7 @@ from torch import fx
 from weightscope.adapters.symbols import hint, is_symbolic
 from weightscope.calls import say
 from weightscope.errors import keyword
-from weightscope.graph.capture import Capture, frames_read, images_read
+from weightscope.graph.capture import Capture, Turned, frames_read, images_read
 from weightscope.graph.growing import image_sizes
 from weightscope.graph.layouts import images_of
 from weightscope.graph.levels import Levels
@@ -20,14 +20,21 @@ from weightscope.graph.operators import facts
 from weightscope.graph.scaling import at_another_size, twofold, with_each_twice, with_more_frames
 from weightscope.graph.structure import ExampleInputs
 from weightscope.graph.trial import Trial
-from weightscope.graph.values import where_read
+from weightscope.graph.values import line_of, where_read
 from weightscope.showing import counted
 
 _SHOWN = 6
 
 
-def fixed_note(trial: Trial, captured: Capture, inputs: ExampleInputs) -> str:
-    """What to say where the graph holds at one size though the model takes others."""
+def fixed_note(trial: Trial, captured: Capture, inputs: ExampleInputs, turned: Turned) -> str:
+    """What to say where the graph holds at one size though the model takes others.
+
+    Args:
+        trial: Runs the model.
+        captured: What was read.
+        inputs: How the model is called.
+        turned: Numbers that the forward made of free sizes, as in ``Capture``.
+    """
     free = [is_symbolic(size) for size in image_sizes(captured)]
     if free and all(free) and not captured.unit:
         return ""
@@ -44,6 +51,10 @@ def fixed_note(trial: Trial, captured: Capture, inputs: ExampleInputs) -> str:
         pairs = zip(free, given, strict=True)
         size = " x ".join("any" if is_free else str(n) for is_free, n in pairs)
     why = "the forward turns sizes into numbers or works at sizes of its own"
+    # of what else may be free, frames and the number of images, only other numbers are made
+    lines = [line for number, line, as_given in turned if not as_given or number in given]
+    if lines:
+        why = f"the forward turns sizes into numbers in {line_of(*lines[0])}"
     if captured.too_complex or captured.unit:
         why = "the forward computes with its sizes in more steps than are followed"
     if captured.square:
