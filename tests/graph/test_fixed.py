@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 import pytest
 import torch
 import torch.nn.functional as F
+from networks import Small
 from torch import Tensor, nn
 
 from weightscope import analyze
@@ -903,3 +904,18 @@ def test_one_image_is_refused_where_it_takes_another_way() -> None:
     graph(torch.randn(3, 3, 16, 16), torch.rand(3))
     with pytest.raises(InputError, match="takes another way"):
         graph(torch.randn(1, 3, 16, 16), torch.rand(1))
+
+
+def test_the_note_of_a_held_size_names_the_line_that_makes_a_number_of_it() -> None:
+    class Counted(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = Small(1, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            rows = [float(row) for row in range(x.shape[2])]
+            return self.net(x + torch.tensor(rows)[:, None])
+
+    (note,) = read_structure(Counted().eval(), torch.rand(1, 1, 16, 16)).notes
+    assert "read at 16 x any only" in note
+    assert re.search(r"in test_fixed\.py, line \d+: `rows = .*range\(x\.shape\[2\]\)", note)
