@@ -242,6 +242,7 @@ def test_normalising_without_arithmetic_returns_what_torch_says(
         assert got.stride() == right.stride() or 1 in got.shape
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize(
     "normalise",

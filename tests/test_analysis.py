@@ -111,6 +111,7 @@ def test_broken_weights_are_named_first_whatever_is_given() -> None:
     assert found.images is None
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("given", [{}, {"images": 1}, {"batches": 1, "metric": "f1"}])
 def test_running_statistics_that_overflew_are_named(given: dict[str, Any]) -> None:
     model = UNet((4, 6))
@@ -236,6 +237,7 @@ def test_a_history_without_its_file_still_counts(watched: Any) -> None:
     assert "history" in set(analysis.stages["evidence"])
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -213,6 +213,7 @@ def test_every_call_is_tried():
         assert own == set(CALLS[name][1]()), name
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("call", CALLS)
 @pytest.mark.filterwarnings("ignore")
 def test_wrong_kinds(call):

@@ -410,6 +410,7 @@ def test_a_cut_network_has_the_name_of_what_it_is(folder, capsys, command, endin
     assert not list(folder.glob("b*"))
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("kind", ["RuntimeError", "OSError", "KeyError"])
 def test_what_the_users_own_code_raises_is_one_line(folder, capsys, kind):
     code = f"""
@@ -625,6 +626,7 @@ def test_a_metric_without_labels_asks_for_them(capsys):
     assert "--data and --metric belong together: give labelled images" in said
 
 
+@pytest.mark.slow
 def test_a_cut_network_is_rebuilt_by_its_recipe(folder, capsys):
     torch.save(create_model("half_unet", width=4).state_dict(), "whole.pt")
     whole = ["mynetworks:small", "--weights", "whole.pt"]
@@ -661,6 +663,7 @@ def test_a_cut_network_is_rebuilt_by_its_recipe(folder, capsys):
     )
 
 
+@pytest.mark.slow
 def test_a_chain_of_cuts_is_followed_and_said(folder, capsys):
     network = ["mynetworks:Four"]
     given = []
@@ -749,6 +752,7 @@ def test_no_message_writes_an_argument_as_python_only():
         assert [text for text in found if ": build it with ignore_index=" not in text] == [], path
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize(
     "arguments",
     [

@@ -48,6 +48,7 @@ def proposals(structure: Structure) -> list[Proposal]:
 
 
 # said by torch of the network that computes its encoder again in the backward
+@pytest.mark.sample(2)
 @pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad=True")
 @pytest.mark.parametrize("name", NAMES)
 def test_network_is_read_rightly_and_every_legal_depth_runs(name: str) -> None:

@@ -89,6 +89,7 @@ def test_a_wrapped_network_is_read_under_its_own_names() -> None:
     assert structure.notes == ("read inside DataParallel; names are those of the inside",)
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("wrap", [nn.DataParallel, AveragedModel, ModelEmaV3, Task])
 def test_a_wrapped_network_is_ablated_as_its_inside(wrap: type[nn.Module]) -> None:
     torch.manual_seed(0)

@@ -114,6 +114,7 @@ FORGET = [
 ]
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize(("around", "kept", "name"), REMEMBER)
 def test_what_counts_and_decides_is_told(
     around: Callable[..., Tensor], kept: dict[str, Any], name: str
@@ -173,6 +174,7 @@ def of_gradients(net: Net, x: Tensor, y: Tensor) -> Tensor:
     return y if torch.is_grad_enabled() else y * 2
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize(
     "around",
     [of_a_class, of_another_class, of_functions],

@@ -361,6 +361,7 @@ class OtherGrids(nn.Module):
         return self.out(torch.cat([self.taken(up, 32, 48), top], 1))
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("how", ["index", "select", "blend"])
 def test_other_grids_are_levels_where_a_network_holds_at_one_size(how: str) -> None:
     structure = read_structure(OtherGrids(how).eval(), torch.randn(1, 3, 32, 48))

@@ -157,6 +157,7 @@ def made(state: tuple[Any, Any, Any], keyword: bool = False) -> Net:
     return Net(*state, keyword).eval()
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("name", STATES)
 def test_what_a_module_changes_in_its_arguments_is_seen(name: str) -> None:
     model = made(STATES[name], keyword=name in ("append", "dict"))

@@ -240,6 +240,7 @@ def by_torch(x: Tensor) -> None:
     torch._assert(x.min() >= 0, "images of 0 to 1 are wanted")
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("check", [between, no_nan, raising, warning, of_numbers, by_torch])
 def test_what_only_checks_values_is_read(check: Callable[[Tensor], None]) -> None:
     def around(model: Small, x: Tensor) -> Tensor:
@@ -455,6 +456,7 @@ def names() -> set[str]:
 NUMBERS = (ceil_of_a_float, ceil_of_numpy, rounded, cut_off, one_step, checked)
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("around", NUMBERS, ids=lambda f: f.__name__)
 def test_sizes_that_a_forward_makes_numbers_of_stay_free(around: Callable[..., Tensor]) -> None:
     before = names()
@@ -827,6 +829,7 @@ def attributes(mask: Tensor, levels: list[Tensor]) -> Attributes:
     return Attributes(mask=mask, levels=levels)
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("made", [Prediction, namespace, attributes, distribution])
 def test_containers_that_torch_does_not_know_come_out_as_they_are(made: Callable[..., Any]) -> None:
     def returns(model: Small, x: Tensor) -> Any:
@@ -861,6 +864,7 @@ def independent(mask: Tensor, levels: list[Tensor]) -> torch.distributions.Indep
     return torch.distributions.Independent(torch.distributions.LogNormal(mask, mask.exp()), 1)
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("made", [distribution, mixture, independent])
 def test_distributions_come_out_whole_at_any_size(made: Callable[..., Any]) -> None:
     model = Small(lambda model, x: made(model.decode(*model.encode(x)), [])).eval()

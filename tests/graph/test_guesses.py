@@ -202,6 +202,7 @@ class Described(nn.Module):
         return self.out(F.silu(self.up(torch.cat([F.interpolate(deep, scale_factor=2), top], 1))))
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("names", [("to_q", "to_kv"), ("query", "key"), ("q_proj", "k_proj")])
 def test_words_and_a_code_of_the_time_are_guessed_by_the_layers_that_take_them(
     names: tuple[str, str],

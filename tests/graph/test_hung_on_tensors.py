@@ -76,6 +76,7 @@ class Net(nn.Module):
         return made
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize(
     "between",
     [

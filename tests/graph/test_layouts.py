@@ -65,6 +65,7 @@ SHAPES = {
 }
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("layout", SHAPES)
 @pytest.mark.parametrize("told", [False, True], ids=["inferred", "told"])
 def test_the_axes_of_an_example_are_read(layout: str, told: bool) -> None:
@@ -120,6 +121,7 @@ class Enlarging(nn.Module):
         return y.permute(0, 2, 3, 1) if self.prepare == "NHWC" else y
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("prepare", ["NHWC", "mean", "norm", "range"])
 def test_images_that_are_prepared_before_they_are_enlarged_are_no_level(prepare: str) -> None:
     shape = (2, 16, 16, 3) if prepare == "NHWC" else (2, 3, 16, 16)
@@ -483,6 +485,7 @@ class SlicesAboveVolumes(nn.Module):
         return made.reshape(n, depth, *made.shape[1:]).transpose(1, 2)
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("kind", [FramesInTheBatch, FramesFirstInTheBatch, SlicesAboveVolumes])
 def test_where_frames_or_slices_lie_in_the_batch_each_is_cut_alone(kind):
     structure = read_structure(kind().eval())
@@ -529,6 +532,7 @@ class RememberingLast(Remembering):
         return super().forward(clip.transpose(1, 2))
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize(
     ("model", "shape", "layout"),
     [

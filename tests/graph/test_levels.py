@@ -132,6 +132,7 @@ SPELLINGS = (
 )
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("spelling", SPELLINGS)
 def test_a_whole_image_pool_is_no_level_however_it_is_written(spelling: str) -> None:
     model = Squeezed(spelling).eval()
@@ -429,6 +430,7 @@ class Unused(Small):
         return x.reshape(len(below), 16, *x.shape[2:]) if self.for_shape else x
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("below", [nn.Identity(), nn.Conv2d(16, 4, 3, padding=1)])
 @pytest.mark.parametrize("for_shape", [False, True])
 def test_what_no_output_depends_on_makes_no_level(below: nn.Module, for_shape: bool) -> None:
@@ -539,6 +541,7 @@ class Taps(nn.Module):
         return self.head(F.interpolate(self.last(low), scale_factor=2))
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("first_down", [False, True])
 @pytest.mark.parametrize(
     ("bottom", "stage", "side"),

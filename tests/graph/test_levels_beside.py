@@ -59,6 +59,7 @@ class Stereo(nn.Module):
         return F.interpolate(costs[:, 0].softmax(1), scale_factor=2)
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("pairs", [False, True])
 @pytest.mark.parametrize(("costs", "channels"), [(concatenated, 8), (in_groups, 2)])
 def test_disparities_are_no_side_of_the_image(
@@ -182,6 +183,7 @@ class Together(nn.Module):
         return self.out(self.up(joined).relu())
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("frames", [False, True], ids=["two images", "channels"])
 @pytest.mark.parametrize("how", TOGETHER)
 def test_tokens_of_two_images_together_make_no_level(how: str, frames: bool) -> None:
@@ -193,6 +195,85 @@ def test_tokens_of_two_images_together_make_no_level(how: str, frames: bool) -> 
     assert [stage_of(structure, n) for n in layers] == ["bottleneck", "bottleneck", "decoder 0"]
     call = [torch.rand(2, x.shape[1], 24, 16) for x in given]
     torch.testing.assert_close(rebuild(structure)(*call), model(*call))
+
+
+def _encoded_as_a_batch(images: list[Tensor], down: nn.Module) -> tuple[Tensor, int]:
+    return down(torch.cat(images)), len(images[0])
+
+
+def paired_in_the_batch(images: list[Tensor], down: nn.Module, deep: nn.Module) -> Tensor:
+    maps, number = _encoded_as_a_batch(images, down)
+    _, channels, height, width = maps.shape
+    wide = maps.view(2, number, channels, height, width).permute(1, 2, 3, 0, 4)
+    wide = deep(wide.reshape(number, channels, height, 2 * width))
+    back = wide.view(number, channels, height, 2, width).permute(3, 0, 1, 2, 4)
+    one, other = back.reshape(maps.shape).chunk(2)
+    return one - other
+
+
+def joined_and_deeper(images: list[Tensor], down: nn.Module, deep: nn.Module) -> Tensor:
+    wide = torch.cat([down(x) for x in images], 3)
+    wide = F.interpolate(deep(F.max_pool2d(wide, 2)), scale_factor=2)
+    one, other = wide.chunk(2, 3)
+    return one - other
+
+
+def interleaved(images: list[Tensor], down: nn.Module, deep: nn.Module) -> Tensor:
+    columns = torch.stack([down(x) for x in images], -1).flatten(-2)
+    return deep(columns)[..., ::2]
+
+
+class Joined(nn.Module):
+    """Deepest maps of two images are laid together, worked on and taken apart."""
+
+    def __init__(self, lay: Callable[[list[Tensor], nn.Module, nn.Module], Tensor]) -> None:
+        super().__init__()
+        self.top, self.deep = nn.Conv2d(1, 4, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1)
+        self.down, self.out = nn.Conv2d(1, 8, 3, 2, 1), nn.Conv2d(12, 1, 3, padding=1)
+        self.lay = lay
+
+    def forward(self, before: Tensor, after: Tensor) -> Tensor:
+        below = F.interpolate(self.lay([before, after], self.down, self.deep), scale_factor=2)
+        return self.out(torch.cat([self.top(before), below], 1))
+
+
+@pytest.mark.parametrize(
+    ("lay", "levels"),
+    [
+        (paired_in_the_batch, [(1, 1), (2, 2)]),
+        (joined_and_deeper, [(1, 1), (2, 2), (4, 4)]),
+        (interleaved, [(1, 1), (2, 1), (2, 2)]),
+    ],
+)
+def test_images_that_lie_together_make_no_level_and_interleaved_ones_do(
+    lay: Callable[[list[Tensor], nn.Module, nn.Module], Tensor], levels: list[tuple[int, int]]
+) -> None:
+    structure = read_structure(Joined(lay).eval(), tuple(torch.rand(1, 1, 16, 16) for _ in "ab"))
+    assert list(structure.reductions) == levels
+    deepest = 1 if lay is interleaved else len(levels) - 1
+    layers = next(stage.level for stage in structure.stages if "deep" in stage.layers)
+    assert layers == deepest
+
+
+class Mosaic(nn.Module):
+    """Maps of four images beside and below each other."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.down, self.deep = nn.Conv2d(1, 8, 3, 2, 1), nn.Conv2d(8, 8, 3, padding=1)
+        self.top, self.out = nn.Conv2d(4, 4, 3, padding=1), nn.Conv2d(12, 1, 3, padding=1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        one, two, three, four = (self.down(x) for x in images.chunk(4, 1))
+        whole = torch.cat([torch.cat([one, two], 3), torch.cat([three, four], 3)], 2)
+        below = self.deep(whole)[:, :, : one.shape[2], : one.shape[3]]
+        return self.out(torch.cat([self.top(images), F.interpolate(below, scale_factor=2)], 1))
+
+
+def test_a_mosaic_of_four_images_makes_no_level() -> None:
+    structure = read_structure(Mosaic().eval(), torch.rand(1, 4, 16, 16))
+    assert structure.reductions == ((1, 1), (2, 2))
+    assert stage_of(structure, "deep") == "bottleneck"
 
 
 def test_four_parts_of_one_image_that_are_stacked_make_a_finer_level() -> None:
@@ -375,6 +456,7 @@ class Queried(nn.Module):
         return self.out(y)
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize(
     ("laid", "in_turn"),
     [
@@ -485,6 +567,15 @@ class Asked(nn.Module):
         tokens = self.deep(x).flatten(2).transpose(1, 2)
         said = self.ask(self.queries.expand(len(x), -1, -1), tokens)
         return torch.einsum("bqc,bchw->bqhw", self.say(said), self.net(x))
+
+
+def test_as_many_queries_as_the_deepest_level_has_positions_are_no_positions() -> None:
+    model = Asked().eval()
+    model.queries = nn.Parameter(torch.randn(64, 8))
+    analysis = ws.analyze(model, example_inputs=torch.rand(1, 1, 32, 32), response=False)
+    variant = next(p for p in analysis.proposals if p.keep_levels == 2).build(width=2)
+    call = torch.rand(2, 1, 48, 32)
+    assert variant.module(call).shape == model(call).shape == (2, 64, 48, 32)
 
 
 def test_what_queries_say_leaves_a_cut_as_vectors() -> None:

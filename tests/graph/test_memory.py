@@ -178,6 +178,7 @@ CASES = [
 ]
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize(("around", "kept", "said"), CASES, ids=[c[0].__name__ for c in CASES])
 def test_what_a_forward_leaves_is_told_and_the_model_is_as_it_was(
     around: Callable[..., Tensor], kept: dict[str, Any], said: str

@@ -120,6 +120,7 @@ def read(part: nn.Module, run: Part) -> tuple[nn.Module, Structure]:
     return model, read_structure(model, torch.rand(2, 3, 16, 16))
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize(
     ("part", "run"),
     [
@@ -302,6 +303,7 @@ class OfLayer(nn.Module):
         return out
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("kind", [Standardised, StandardisedInPlace, Merging, Holding])
 def test_weights_that_are_written_where_a_mode_is_set_stay_as_they_are(

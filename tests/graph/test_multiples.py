@@ -125,6 +125,7 @@ def read(network: type[Windows]) -> Structure:
     return read_structure(network().eval())
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("network", [Windows, Resized, Turned, OnlyWhereItDoesNotFit])
 def test_windows_follow_every_size(network: type[Windows]) -> None:
     structure = read(network)

@@ -81,6 +81,7 @@ READ: dict[str, Callable[[Net, Tensor], Tensor]] = {
 }
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("name", READ)
 def test_numbers_that_follow_no_input_are_read(name: str) -> None:
     torch.manual_seed(0)

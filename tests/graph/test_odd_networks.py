@@ -350,6 +350,7 @@ class Codes(nn.Module):
         return {"y": self.out(self.up0(x).relu()), **{key: found[key] for key in self.returned}}
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("returned", [(), ("codes",), ("codes", "loss"), ("loss", "deep")])
 def test_what_is_returned_from_below_keeps_nothing_of_it(returned: tuple[str, ...]) -> None:
     structure = read_structure(Codes(returned).eval())
@@ -496,6 +497,7 @@ def read(kind: type[nn.Module]) -> Structure:
     return read_structure(kind().eval())
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("kind", [Scaled, ScaledByMeans, ScaledByWeights])
 def test_means_are_taken_of_what_the_bottleneck_makes(kind: type[Scaled]) -> None:
     structure = read(kind)
@@ -504,6 +506,7 @@ def test_means_are_taken_of_what_the_bottleneck_makes(kind: type[Scaled]) -> Non
     assert verify(variant, export=False).failures == ()
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize(
     ("kind", "channels"),
     [(ScaledAtTwoLevels, 16), (ScaledByOnePixel, 16), (ScaledByACorner, 16), (SignalsScaled, 8)],
@@ -566,6 +569,7 @@ class Downscales(nn.Module):
         return self.out(self.dec0(torch.cat([F.interpolate(middle, scale_factor=2.0), top], 1)))
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("size", [6, 8, 16, 24])
 def test_an_image_that_is_only_resized_makes_no_level(size: int) -> None:
     structure = read_structure(
@@ -740,6 +744,7 @@ class TimeAndLabel(Modulated):
         return self.run(x, t + label)
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize(
     ("kind", "name"), [(WithVector, "vector"), (WithTime, "time"), (TimeAndLabel, "time")]
 )
@@ -932,6 +937,7 @@ class OfRemainders(nn.Module):
         return self.out(F.relu(self.up(torch.cat([top, deep], 1))))
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize(
     ("divisor", "remainder", "dimensions", "size"),
     [(16, 4, 2, (196, 196)), (32, 1, 2, (193, 193)), (8, 4, 3, (32, 92, 92))],

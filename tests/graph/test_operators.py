@@ -274,6 +274,7 @@ def exported(name: str) -> ExportedProgram:
     return torch.export.export(net.eval(), (x,), strict=False, dynamic_shapes=(free,))
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("name", TOYS)
 def test_the_view_of_an_operator_is_what_gradients_reach(name: str) -> None:
     reached, view = measured(TOYS[name]), network_receptive_field(exported(name))

@@ -118,6 +118,7 @@ class MergedTokens(UNet):
         return tokens.transpose(1, 2).reshape(x.shape)
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize(
     ("kind", "stage", "layers"),
     [
@@ -184,6 +185,7 @@ class Cropped(UNet):
         return self.head(self.d0(torch.cat([a, self.up(b)], 1)).relu())
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("kind", [InStrips, InTilesOfTheBatch, InHalvesOfTheBatch])
 def test_a_network_in_pieces_has_the_levels_of_the_network(kind: type[nn.Module]) -> None:
     model = kind().eval()
@@ -275,6 +277,7 @@ class EverySecond(InTurn):
         return torch.cat([x[::2], x[1::2]], 1)
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize(
     ("kind", "in_turn"), [(Pairs, False), (Sliced, False), (InTurn, True), (EverySecond, True)]
 )
@@ -428,6 +431,7 @@ class TiledBelow(UNet):
         return self.head(self.d0(torch.cat([a, self.up(of_tiles(d, 2, 2))], 1)).relu())
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("model", [Tiled(2, 2), Tiled(4, 1), Tiled(2, 4), TiledBelow()])
 def test_tiles_in_the_batch_have_the_reductions_of_the_image(model: nn.Module) -> None:
     structure = read_structure(model.eval(), torch.randn(1, 3, 64, 64))

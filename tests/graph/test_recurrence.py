@@ -81,6 +81,7 @@ NETWORKS = {
 }
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("name", NETWORKS)
 def test_recurrent_layers_hold_at_any_length(name: str) -> None:
     net = NETWORKS[name]().eval()

@@ -194,6 +194,7 @@ def pads(net: Net, x: Tensor) -> Tensor:
     return plain(net, torch.nn.utils.rnn.pad_sequence(list(x), batch_first=True))
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize(
     ("wrong", "words", "right", "example"),
     [

@@ -216,6 +216,7 @@ ADDS_TO = {
 }  # fmt: skip
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("name", ADDS_TO)
 def test_without_its_weights_a_network_answers_with_what_it_adds_to(name):
     model, wanted = ADDS_TO[name]

@@ -126,6 +126,7 @@ class NamesOnly(UNet):
         return self.run(image)
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize(
     ("kind", "example", "reductions"),
     [
@@ -515,6 +516,7 @@ class PooledQueries(nn.Module):
         return self.last(self.up(quarter.repeat_interleave(4, 1)) + whole).mT
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("length", [None, 64])
 @pytest.mark.parametrize("spelling", ["products", "einsum", "one function"])
 def test_attention_lies_where_its_queries_do(spelling: str, length: int | None) -> None:

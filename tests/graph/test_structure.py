@@ -161,6 +161,7 @@ def test_guessed_inputs_hold_one_image() -> None:
     assert timestep.shape == (1,)
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize(
     "example",
     [
@@ -226,6 +227,7 @@ class DependsOnValues(nn.Module):
         return self.unet(x) if x.sum() > 0 else x
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize(
     ("model", "error", "words"),
     [
@@ -284,6 +286,7 @@ def test_stages_reach_weights_that_no_module_call_reads() -> None:
     assert got == {"stem": "encoder 0", "": "skip 1", "norm": "encoder 0", "out": "head"}
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize(
     ("stages", "error", "words"),
     [

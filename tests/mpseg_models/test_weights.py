@@ -27,6 +27,7 @@ def test_there_are_weights_and_they_are_small():
     assert sum(file.stat().st_size for file in files) <= 8_000_000
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize(("network", "name"), SHIPPED)
 def test_figures_of_the_card_are_measured_again(network, name):
     card = get_card(network, name)

@@ -75,6 +75,7 @@ class Behind(nn.Module):
         return self.turn(self.inner(x))
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize(
     ("channels", "turn"),
     [

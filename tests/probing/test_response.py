@@ -379,6 +379,7 @@ def test_what_a_constant_would_do_is_no_work_of_a_level(kind):
 TWO_IMAGES = torch.linspace(0, 1, 512).reshape(2, 1, 16, 16)
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize(
     "batch",
     [
@@ -560,6 +561,7 @@ def test_images_that_do_not_reach_a_network_or_saturate_it_do_not_accuse(factor)
     assert "give images=" in found.why
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("factor", [0.01, 1.0, 100.0])
 def test_what_is_silent_at_every_contrast_is_unused(factor):
     assert spoken(Rescaled(factor, share=0.0)).verdict == "unused"
@@ -685,6 +687,7 @@ def test_rounding_is_no_change():
     assert found_without(whole.double(), cut.double()).change > 0.0  # what rounds finer has moved
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("far", [1e5, -1e7, 1e9])
 def test_numbers_far_from_zero_respond_as_those_near_it(far):
     torch.manual_seed(0)
@@ -1042,6 +1045,7 @@ class Optional(Timed):
         return super().forward(picture, timesteps)
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("wrapper", [Timed, Named, Optional])
 def test_a_guessed_second_argument_does_not_hinder_the_response(wrapper):
     torch.manual_seed(0)

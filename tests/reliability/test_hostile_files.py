@@ -712,6 +712,7 @@ def test_the_table_never_replaces_weights(tmp_path):
     assert main(["scan", str(tmp_path / "x.pt"), "--csv", str(tmp_path / "x.csv")]) == 0
 
 
+@pytest.mark.slow
 def test_terminals_and_full_devices(tmp_path):
     torch.save({"módel.\ud800": torch.ones(3), "=1+1": torch.ones(2)}, tmp_path / "ünï.pt")
     done = command(

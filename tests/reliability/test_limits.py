@@ -98,6 +98,7 @@ BOMBS = {
 }  # fmt: skip
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("kind", BOMBS)
 def test_what_a_pickle_builds_is_weighed(monkeypatch, kind):
     most = limits.MOST_BUILT // PART
@@ -291,6 +292,7 @@ def test_what_json_describes_is_weighed(monkeypatch, kind):
         safetensors_files.parse_json(before + again * (most // takes(again) + 1) + after)
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("value", ["1", '"x"', '"shard-{}"'])
 def test_pairs_of_json_are_weighed(tmp_path, monkeypatch, value):
     """With the text itself, of which the file's own bytes do not stay."""

@@ -84,6 +84,7 @@ def check(name, mode, tmp_path):
     assert comparable(found) == comparable(expected)
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("mode", MODES)
 def test_quick_calls_in_every_mode(mode, tmp_path):
     for name in QUICK:

@@ -144,6 +144,7 @@ with alone():
 """
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize(("script", "said"), [
     (CHILD, "7"), (WORKERS, "[0, 1, 2, 3]"), ("done.set()" + AFTER + WORKERS, "[0, 1, 2, 3]"),
 ])  # fmt: skip

@@ -28,6 +28,7 @@ def check(kind, call, outcome, folder, interrupt_at=None):
     assert not ended.startswith("leaked"), f"{kind}, {call}, {outcome}: {ended}"
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize(("kind", "call"), FEW)
 @pytest.mark.parametrize("outcome", ["success", "failure"])
 def test_some_models_and_calls(kind, call, outcome, tmp_path):

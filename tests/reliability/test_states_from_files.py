@@ -178,6 +178,7 @@ def edit(**changes):
     return change
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("change", [
     lambda text: "no JSON", lambda text: "[1, 2]", lambda text: "3", lambda text: "null",
     lambda text: "[" * 2000 + "]" * 2000, lambda text: '{"a":' * 2000 + "1" + "}" * 2000,
@@ -213,6 +214,7 @@ def test_the_forger_forges(saved, tmp_path):
     assert load(forge(saved, tmp_path / "v.safetensors", lambda text: text), Small).module
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize(
     ("dtype", "fits"),
     [(torch.float16, True), (torch.bfloat16, True), (torch.float64, False), (torch.int64, False),

@@ -161,6 +161,7 @@ def test_lowest_cell_beside_minus_infinity(way):
     assert summary.quantiles[0.01] == lowest
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("axis", [0, 1])
 def test_threads_change_nothing(way, axis, monkeypatch):

@@ -120,6 +120,7 @@ class Padded(nn.Module):
         return self.out(F.interpolate(torch.cat([deep, middle], 1), size=x.shape[2:]))
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("side", [16, 32, 64, 256])
 def test_the_size_that_a_network_was_read_at_does_not_decide(side):
     """At 16 pixels what enters is 7 wide and what leaves is 2: padding counts as much as stride."""

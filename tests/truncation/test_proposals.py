@@ -96,6 +96,7 @@ def test_what_surely_costs_little_by_the_model_alone_may_go_first(
     assert "surely" not in found[2].evidence
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize(
     ("grade", "verdict", "value", "guarded", "first"),
     [

@@ -311,6 +311,7 @@ def interrupted(monkeypatch, owner, name):
     return times
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize(
     ("half", "owner", "name"),
     [
@@ -355,6 +356,7 @@ def test_settling_puts_the_momenta_back(monkeypatch):
     assert (norm.momentum, norm.training) == (0.3, False)
 
 
+@pytest.mark.slow
 def test_a_broken_off_course_is_read_by_the_reader_that_runs_nothing(proposals_in_need, tmp_path):
     path = tmp_path / "course.pt"
     variant = proposals_in_need[1].build()
@@ -600,6 +602,7 @@ def test_an_output_that_does_not_vary_outweighs_no_other():
     assert found.after.explained > 0.2
 
 
+@pytest.mark.slow
 def test_after_recovery_only_kept_tensors_fail_to_verify_and_why_is_said(tmp_path):
     variant = needs_its_levels()[1].build()
     assert verify(variant, export=False).passed
@@ -620,6 +623,7 @@ def test_after_recovery_only_kept_tensors_fail_to_verify_and_why_is_said(tmp_pat
     assert "load(path, lambda: model)" in found[1]
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("way", ["autocast", "parts", "all"])
 def test_networks_of_several_number_formats_are_recovered(way, tmp_path):
     def build():
@@ -738,6 +742,7 @@ def test_keys_say_what_of_labelled_batches_is_learned_from(proposals_in_need):
     assert small.recover(batches=[batch], keys=("scan", "truth"), **given).images == 8
 
 
+@pytest.mark.slow
 def test_a_diffusion_network_is_cut_recovered_and_saved(tmp_path):
     """Its images come with the noise level at which they are denoised."""
     diffusers = pytest.importorskip("diffusers")
@@ -921,6 +926,7 @@ def endless(images):
         yield from images.split(4)
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("given", [lambda x: list(x.split(1)), one_by_one, lambda x: [x.numpy()]])
 def test_a_start_without_steps_uses_all_the_images_that_there_are(given, proposals_in_need):
     agreements = []
@@ -933,6 +939,7 @@ def test_a_start_without_steps_uses_all_the_images_that_there_are(given, proposa
     assert agreements[1] == pytest.approx(agreements[0], abs=1e-5)
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize(
     ("given", "read", "there", "said"),
     [
@@ -991,6 +998,7 @@ class Undifferentiable(Short):
         return self.end(self.head(self.up[0](torch.cat([top, deep], 1))))
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize(
     ("top", "head", "reason"),
     [

@@ -80,6 +80,7 @@ def _proposals(model, *inputs):
     return propose(structure, assessment(**verdicts), costs)
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize(
     "factory",
     [lambda: Averaged(_flipped), lambda: Averaged(_transposed), Rotated],

@@ -220,6 +220,7 @@ def test_without_labels_quality_is_the_agreement(tmp_path):
     assert torch.equal(loaded(IMAGES), found.candidates[0].variant.module.eval()(IMAGES))
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize(
     "images",
     [
@@ -318,6 +319,7 @@ def _of_torchmetrics():
     return classification.BinaryAccuracy(), classification.BinaryHammingDistance()
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize(
     ("make", "own"),
     [
@@ -373,6 +375,7 @@ def test_the_error_of_a_loss_is_that_of_the_mean_over_images():
         assert small.error / small.lost == pytest.approx(expected / small.quality, rel=0.1)
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("budget", [{"tolerance": 0.5}, {"max_macs": 1e12}])
 @pytest.mark.parametrize("silent", [12, 5])
 def test_a_network_without_a_value_for_an_image_is_not_chosen(budget, silent):
@@ -413,6 +416,7 @@ def macs_of(found):
     return {(c.keep_levels, c.thinned): c.macs for c in found.candidates}
 
 
+@pytest.mark.slow
 def test_what_costs_more_than_the_budget_is_made_thinner(tmp_path):
     torch.manual_seed(0)
     model = Small().eval()
@@ -802,6 +806,7 @@ def test_what_does_not_count_is_left_out_of_the_quality():
     assert found.whole.quality == 1.0
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("metric", ["f1", "iou", "mse"])
 def test_a_network_without_skill_is_told_whatever_is_chosen(metric):
     torch.manual_seed(0)

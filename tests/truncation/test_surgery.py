@@ -25,6 +25,7 @@ def proposals_of(model, example):
     return propose(structure, assessment(), count_costs(model, structure.inputs))
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize(("name", "keep"), CUTS)
 def test_light_variant(name, keep, proposals):
     proposal = proposals(name)[keep]
@@ -45,6 +46,7 @@ def test_light_variant(name, keep, proposals):
 SLOW = pytest.mark.slow
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize(
     ("name", "dtype"),
     [
@@ -96,6 +98,7 @@ def test_networks_that_draw_in_evaluation_mode_are_verified():
     assert "kept" in found
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize(
     ("name", "keep", "how"),
     [
@@ -230,6 +233,7 @@ class Weighed(nn.Module):
         return self.meet(self, self.side(top), deep)
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize(
     ("deep", "meet"),
     [
@@ -272,6 +276,7 @@ class Complex(nn.Module):
         return torch.cat([z.real, z.imag], 1)
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize(
     ("enters", "last", "how"),
     [
@@ -324,6 +329,7 @@ class Framed(nn.Module):
         return self.out(torch.cat([deep, top], 1 + (self.axis == 1)).squeeze(self.axis))
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize(
     ("dimensions", "axis"),
     [(1, 1), (1, -1), (2, 2), *(pytest.param(*c, marks=SLOW) for c in ((1, 2), (2, 1), (2, -1)))],

@@ -205,6 +205,7 @@ def test_all_levels_as_a_variant_answer_as_the_network():
     assert verify(variant, factory=Short, export=False).failures == ()
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize(
     ("factory", "example"),
     [
@@ -347,6 +348,7 @@ class Normalised(nn.Module):
 BESIDE_HEADS = {"a.weight", "b.weight", "norm.weight", "heads.out.weight"}
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize(
     ("slope", "share", "made"),
     [(None, 0.5, {"a.weight"}), (3.0, 0.5, BESIDE_HEADS), (1e-6, 0.75, BESIDE_HEADS)],
@@ -428,6 +430,7 @@ def test_a_channel_of_every_branch_stays(keep):
     assert layer("first").out_channels == (4 if keep == 0.5 else 2)
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize(
     ("given", "error", "text"),
     [
@@ -545,6 +548,7 @@ def test_what_does_not_run_thinner_is_said_to_be_followed_wrongly(how, monkeypat
         variant.thin(**how)
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("how", ["mul", "expand", "inplace", "scalar", "map"])
 def test_what_one_channel_is_spread_over_gets_thinner(how):
     variant = as_variant(partial(Gate, how), image(2, 1, 16, 16))

@@ -441,6 +441,7 @@ def in_the_first_decisions(outputs, targets):
     return ((outputs["fine"] > 0) == targets.bool()).float().mean()
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize(
     ("given", "judged"),
     [
@@ -697,6 +698,7 @@ def of_the_large(outputs, targets):
     return F.mse_loss(outputs[:, :1], targets[:, :1])
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize(
     ("metric", "unit", "resolved"),
     [
@@ -838,6 +840,7 @@ def image_and_square_of_channels(outputs, targets):
     )
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("channels", [False, True])
 @pytest.mark.parametrize(("haze", "verdict"), [(0.1, "undecided"), (0.0, "unused")])
 def test_a_joint_loss_does_not_condemn_what_a_restoration_adds_to_its_input(
@@ -1017,6 +1020,7 @@ def test_what_a_metric_leaves_out_of_a_channel_speaks_for_nothing(given):
         assert found.score("bottleneck").verdict == verdict
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("last", [False, True])
 @pytest.mark.parametrize("given", [{"metric": "mse"}, {"metric": F.l1_loss}, {"loss": F.mse_loss}])
 def test_a_mean_over_channels_does_not_condemn_what_a_small_one_hangs_on(given, last):
@@ -1103,6 +1107,7 @@ class RareFromBelow(nn.Module):
         return self.head(torch.cat([top[:, :1], deep], 1))
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("apart", [True, False])
 @pytest.mark.parametrize("metric", ["accuracy", hits])
 def test_a_rare_class_drowns_in_no_mean_over_pixels(metric, apart, monkeypatch):
@@ -1151,6 +1156,7 @@ class LabelsFromBelow(nn.Module):
         return self.head(torch.cat([top[:, :2], deep], 1))
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("kind", ["metric", "loss"])
 @pytest.mark.parametrize("judge", [of_labels, focal])
 def test_a_mean_over_labels_does_not_hide_what_one_of_them_hangs_on(kind, judge):

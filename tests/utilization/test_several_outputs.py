@@ -247,6 +247,7 @@ def _first_metric(found):
     return found.ablation.metric, found.beside[0].ablation.metric
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("targets", [*KINDS, Listed])
 def test_outputs_and_targets_of_any_container_go_by_their_names(kind, targets):
@@ -296,6 +297,7 @@ def test_no_output_is_judged_by_the_target_of_another_name(kind):
         gather_data(structure, [(IMAGES, wrong)], metric="f1")
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("name", ["seg", "['seg']", "outputs['seg']", 0])
 def test_a_search_takes_the_same_names(name):
     found = ws.shrink(

@@ -94,6 +94,7 @@ def pairs(make):
     return [(x, make(x))]
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("given", ["loss", "metric"])
 @pytest.mark.parametrize("high", [2.0, 255.0])
 def test_a_loss_that_takes_a_label_for_a_number_is_refused(given, high):
@@ -161,6 +162,7 @@ def masked_error(outputs, target, known):
     return ((outputs - target).abs() * known).sum() / known.sum()
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("mark", [0.0, -1.0, 100.0])
 @pytest.mark.parametrize("differentiable", [True, False])
 def test_a_line_of_the_input_leaves_out_what_the_metric_leaves_out(mark, differentiable):
@@ -175,6 +177,7 @@ def test_a_line_of_the_input_leaves_out_what_the_metric_leaves_out(mark, differe
     assert frame.chance[0] < 0.02
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("packed", ["first", "last", "tuple", "known first"])
 def test_a_line_of_the_input_is_tried_where_weights_lie_beside_the_target(packed):
     images, depth, known = sparse(0.0)
@@ -221,6 +224,7 @@ def ablated_by(error, images, targets):
     return ablate_levels(read(images[:1], Edges), [(images, targets)], error)
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("laid", ELSEWHERE)
 @pytest.mark.parametrize("differentiable", [True, False])
 def test_a_line_of_the_input_is_tried_where_targets_are_laid_otherwise(laid, differentiable):
@@ -282,6 +286,7 @@ def as_it_takes(metric, targets):
     return targets.flatten(1)
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("metric", ["mse", "psnr", lambda o, t: F.mse_loss(o.flatten(1), t)])
 @pytest.mark.parametrize("kind", ["frames", "spectrum"])
 def test_what_a_network_adds_to_has_to_be_beaten(kind, metric):
@@ -343,6 +348,7 @@ def plain_error(output, target):
 plain_error.higher_is_better = False
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("kind", ["pair", "small", "frame"])
 @pytest.mark.parametrize("metric", ["mse", "mae", plain_error])
 def test_what_else_than_the_goal_is_given_has_to_be_beaten(kind, metric):
@@ -403,6 +409,7 @@ class Mixes(nn.Module):
         return F.interpolate(made, scale_factor=2.0) if self.kind == "larger" else made
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("metric", ["mse", "psnr", plain_error])
 @pytest.mark.parametrize("kind", ["mixed", "summed", "scaled", "normed", "larger"])
 def test_what_a_network_computes_without_weights_has_to_be_beaten(kind, metric):
@@ -444,6 +451,7 @@ class Fills(nn.Module):
 WINDOW = torch.linspace(0.0, 1.0, 16).outer(torch.linspace(0.0, 1.0, 16))
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("metric", ["mse", "mae", lambda o, t: F.mse_loss(o.flatten(1), t)])
 @pytest.mark.parametrize("kind", ["mask", "window"])
 def test_what_a_network_makes_of_a_constant_has_to_be_beaten(kind, metric):
@@ -484,6 +492,7 @@ class Weighs(nn.Module):
         return (x * weights).sum(1, keepdim=True)
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("metric", ["mse", "mae", lambda o, t: F.mse_loss(o.flatten(1), t)])
 @pytest.mark.parametrize("kind", ["heads", "product", "shares", "ramps"])
 def test_each_channel_in_place_of_the_levels_has_a_constant_of_its_own(kind, metric):
@@ -547,6 +556,7 @@ class Inside(nn.Module):
         return added if self.kind == "added" else torch.where(region > 0, made, outside)
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("metric", ["f1", "iou", "average_precision", "loss"])
 @pytest.mark.parametrize("classes", [1, 3])
 @pytest.mark.parametrize("kind", ["given", "known", "added", "shares"])
@@ -644,6 +654,7 @@ def test_directions_are_compared_with_directions(length):
     assert result.chance == pytest.approx(float(targets.var((0, 2, 3)).mean()), rel=0.02)
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("metric", ["mse", "mae", "psnr", F.l1_loss])
 def test_of_a_reconstruction_in_other_units_the_input_is_the_goal(metric):
     images, _, _ = sparse(0.0)

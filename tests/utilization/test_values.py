@@ -327,6 +327,7 @@ def test_torchmetrics_of_classes_get_targets_with_the_axes_that_they_want():
     assert value(one, logits[:, :1], one_hot[:, 0]) == value(one, logits[:, :1], one_hot[:, :1])
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("form", ["one-hot", "index", "mixed"])
 @pytest.mark.parametrize("one_hot", [True, False])
 @pytest.mark.parametrize("name", ["MeanIoU", "DiceScore", "GeneralizedDiceScore"])
@@ -398,6 +399,7 @@ def f1(counts):
     return (2 * hits / (called + true)).nanmean()
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize(
     "total",
     [f1, lambda c: [f1(c)], lambda c: (f1(c), torch.ones(1)), lambda c: [(f1(c), torch.ones(1))]],
@@ -665,6 +667,7 @@ class Dropping(nn.Module):
         return F.mse_loss(F.dropout(outputs, 0.5, self.training), targets)
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("metric", [by_torch, by_numpy, by_python, Dropping()])
 def test_a_metric_that_draws_gives_one_value_for_one_answer(metric):
     outputs, targets = regression()

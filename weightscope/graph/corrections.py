@@ -9,16 +9,18 @@ import math
 import operator
 from collections.abc import Collection, Mapping, Sequence
 
-from torch import fx
+from torch import Tensor, fx
 
+from weightscope.adapters.symbols import key
 from weightscope.graph.nodes import argument, first_tensor, operator_of, raises, tensor_of
-from weightscope.graph.operators import facts
+from weightscope.graph.operators import RESHAPES, facts
 from weightscope.graph.pieces import JOINS, SPLITS, ancestors
 from weightscope.graph.positions import Positions, elements
 from weightscope.thresholds import LEVEL_RATIO
 
 _ATTENDS = ("product", "whole")  # queries to keys and values
 _STACKS = ("aten::stack",)
+_RESHAPES = (*RESHAPES, "aten::flatten", "aten::unflatten")
 _ONE_OF = ("aten::select", "aten::unbind")
 
 
@@ -145,8 +147,8 @@ def _where_images_lie_together(
 ) -> dict[fx.Node, float]:
     """P_input / P where maps or tokens of several images lie together: that of one of them.
 
-    So many times as many positions are no finer level. Other layers that are told as many
-    positions than one image has there, until one comes back up, are those of all together.
+    So many times as many positions are no finer level, also where layers go down from there and
+    come back up, until the images are taken apart again.
 
     Args:
         factor: P_input / P of each node.
@@ -155,76 +157,146 @@ def _where_images_lie_together(
         reader: Counts positions.
     """
     found: dict[fx.Node, float] = {}
-    if reader.dimensions == 1:
-        return found  # a sequence is the image there, and two of them are a longer one
-    for node, own in factor.items():
-        joined = _alike_in_size(node, factor, reader)
-        if len(joined) < 2 or node in found:
+    numbers: dict[fx.Node, int] = {}
+    beside: dict[fx.Node, list[fx.Node]] = {}
+    for node in factor:
+        beside[node] = _side_by_side(node, factor, told, reader)
+        laid_out = _laid_out_of_the_batch(node, reader)
+        numbers[node] = sum(numbers[n] for n in beside[node]) or laid_out
+    for node in reversed(numbers):  # what joins joined images counts all of them
+        joined, number = beside[node], numbers[node]
+        if number < 2 or any(user in found for user in node.users):
             continue
-        together = _up_to_one_alone(node, own, len(joined), factor, told, reader)
+        if not _is_told(node, number, factor, told) and not _is_along_a_side(node, told, reader):
+            continue
         value = first_tensor(node)
         tokens = operator_of(node) in JOINS and value is not None and value.dim() == 3
-        finer = any(n in told for n in together)
-        if finer and (tokens or _of_different_images(joined, images)):
-            found |= dict.fromkeys(together, own)
+        tokens &= reader.dimensions > 1  # a sequence is the image there, of two parts perhaps
+        if not joined or tokens or _of_different_images(joined, images):
+            found |= _of_one_image(node, number, factor, told, reader)
     return found
 
 
-def _alike_in_size(
-    node: fx.Node, factor: Mapping[fx.Node, float], reader: Positions
+def _side_by_side(
+    node: fx.Node, factor: Mapping[fx.Node, float], told: Collection[fx.Node], reader: Positions
 ) -> list[fx.Node]:
-    """What an operation lays side by side, where all of it has one size and one level."""
-    if operator_of(node) not in (*JOINS, *_STACKS):
+    """What an operation lays side by side, where all of it has one size and one level.
+
+    A stack whose new axis lies behind a side interleaves: rows or columns of a larger map.
+    """
+    name = operator_of(node)
+    if name not in (*JOINS, *_STACKS):
         return []
     joined = [n for n in argument(node, "tensors") if n in factor]
     values = [value for n in joined if (value := tensor_of(n)) is not None]
     shapes = {reader.large.shape(value) for value in values}
     one_level = len(shapes) == 1 and _alike([factor[n] for n in joined])
-    return joined if one_level and len(joined) == len(argument(node, "tensors")) else []
+    if not one_level or len(joined) != len(argument(node, "tensors")):
+        return []
+    axis = argument(node, "dim") % (values[0].dim() + 1)
+    behind = 2 if _are_maps(joined[0], told, reader) else 1
+    return [] if name in _STACKS and axis > behind else joined
 
 
-def _up_to_one_alone(
+def _are_maps(node: fx.Node, told: Collection[fx.Node], reader: Positions) -> bool:
+    """Whether channels lie before sizes, as of the last layer that tells."""
+    value = tensor_of(node)
+    while node not in told and node.all_input_nodes:
+        node = node.all_input_nodes[0]
+    maps = value is not None and value.dim() == reader.dimensions + 2
+    return maps and facts(operator_of(node)).layout == "channels_first"
+
+
+def _laid_out_of_the_batch(node: fx.Node, reader: Positions) -> int:
+    """How many images of a batch a reshape lays along an axis of their own; 1 of all else."""
+    before, value = _reshaped(node)
+    if value is None or before is None or value.dim() < 3:
+        return 1
+    images, *first = (reader.large.size(v) for v in (before.shape[0], *value.shape[:2]))
+    split = images == math.prod(first) and value.dim() == before.dim() + 1
+    batch = key(reader.shape[0])
+    number = [n for n, axis in zip(first, value.shape, strict=False) if key(axis) != batch]
+    return number[0] if split and len(number) == 1 else 1
+
+
+def _reshaped(node: fx.Node) -> tuple[Tensor | None, Tensor | None]:
+    """What a reshape is given, and what it makes; nothing of all else."""
+    if operator_of(node) not in _RESHAPES or not isinstance(node.args[0], fx.Node):
+        return None, None
+    return tensor_of(node.args[0]), tensor_of(node)
+
+
+def _is_told(
+    start: fx.Node, number: int, factor: Mapping[fx.Node, float], told: Collection[fx.Node]
+) -> bool:
+    """Whether the first layer behind is told the positions of so many images together."""
+    seen, waiting = {start}, [start]
+    while waiting:
+        for user in waiting.pop().users:
+            if user in told:
+                if not raises(user) and _alike([factor[user] * number, factor[start]]):
+                    return True
+            elif user in factor and user not in seen:
+                seen.add(user)
+                waiting.append(user)
+    return False
+
+
+def _is_along_a_side(node: fx.Node, told: Collection[fx.Node], reader: Positions) -> bool:
+    """Whether maps are joined along a side."""
+    if operator_of(node) not in JOINS or not _are_maps(node, told, reader):
+        return False
+    return bool(argument(node, "dim") % (reader.dimensions + 2) > 1)
+
+
+def _of_one_image(
     start: fx.Node,
-    own: float,
     number: int,
     factor: Mapping[fx.Node, float],
     told: Collection[fx.Node],
     reader: Positions,
-) -> set[fx.Node]:
-    """What follows a node as long as it is told positions of so many images, or is told none."""
-    together, alone, waiting = {start}, set[fx.Node](), [start]
-    while waiting:
-        node = waiting.pop()
-        for user in node.users:
-            if user in together or user not in factor:
-                continue
-            all_of_them = _alike([factor[user] * number, own]) and not raises(user)
-            if user in told:
-                is_layer = facts(operator_of(user)).layout is not None
-                goes_on = all_of_them and (is_layer or node in together)
-                ends = False
-            else:
-                goes_on = all_of_them or _alike([factor[user], own])
-                ends = node in alone or _is_one_of(user, number, reader)
-            if goes_on and not (ends and user in alone):
-                (alone if ends else together).add(user)
-                waiting.append(user)
-    return together | alone
+) -> dict[fx.Node, float]:
+    """P_input / P of all that follows while so many images lie together, and until layers tell."""
+    found, together = {start: factor[start]}, {start: number}
+    for node in factor:
+        given = [n for n in node.all_input_nodes if n in found]
+        if not given or node in found:
+            continue
+        many = max(together[n] for n in given)
+        left = many // _taken_apart(node, many, reader)
+        if node not in told:
+            # as where positions were counted, it lies where the largest that it is given lies
+            feeds = [n for n in node.all_input_nodes if n in factor]
+            largest = max(feeds, key=lambda n: elements(n, reader.large))
+            found[node], together[node] = found.get(largest, factor[largest]), left
+            continue
+        is_layer = facts(operator_of(node)).layout is not None and not raises(node)
+        if is_layer and left == 1 and _alike([factor[node] * number, found[given[0]]]):
+            left = number  # what was taken apart were no images: queries, keys and values
+        if left > 1:
+            found[node], together[node] = factor[node] * left, left
+    return found
 
 
-def _is_one_of(node: fx.Node, number: int, reader: Positions) -> bool:
-    """Whether a node takes one of so many that lie together, or the mean of them."""
+def _taken_apart(node: fx.Node, many: int, reader: Positions) -> int:
+    """Into how many shares of its images a node takes what lies together apart; 1 of all else."""
     made = node.args[0] if node.target is operator.getitem else node
     assert isinstance(made, fx.Node)
-    if not _takes_a_part(made) and facts(operator_of(made)).view != "along":
-        return False
-    source = made.all_input_nodes[0]
-    return elements(source, reader.large) == number * elements(node, reader.large)
+    before, value = _reshaped(made)
+    if before is not None and value is not None and value.dim():
+        shares = reader.large.size(value.shape[0]) / max(1, reader.large.size(before.shape[0]))
+    elif _takes_a_part(made) or facts(operator_of(made)).view == "along":
+        source = made.all_input_nodes[0]
+        shares = elements(source, reader.large) / max(1, elements(node, reader.large))
+    else:
+        return 1
+    return int(shares) if shares > 1 and many % shares == 0 else 1
 
 
 def _of_different_images(joined: Sequence[fx.Node], images: Sequence[fx.Node]) -> bool:
     """Whether no two are made of one image, or of one piece of it: frames, images as channels."""
-    taken = {user for image in images for user in image.users if _takes_a_part(user)}
+    users = ((user, image) for image in images for user in image.users)
+    taken = {user for user, image in users if _takes_a_part(user) and not _of_a_side(user, image)}
     lists = {user for user in taken if tensor_of(user) is None}
     pieces = (taken - lists) | {part for several in lists for part in several.users}
     seen: set[fx.Node] = set()
@@ -239,3 +311,10 @@ def _of_different_images(joined: Sequence[fx.Node], images: Sequence[fx.Node]) -
 
 def _takes_a_part(node: fx.Node) -> bool:
     return operator_of(node) in (*SPLITS, *_ONE_OF, "aten::slice", "aten::narrow")
+
+
+def _of_a_side(node: fx.Node, image: fx.Node) -> bool:
+    """Whether a part is one of a side of an image: a tile, every other row."""
+    value, axis = tensor_of(image), argument(node, "dim")
+    assert value is not None
+    return isinstance(axis, int) and axis % value.dim() in image.meta.get("space", ())

@@ -101,14 +101,13 @@ def _cut(
         return (
             "no tensor with a readable layout enters what lies below this level; " + _LAYOUT_REMEDY
         )
-    fixed = [] if _is_free(depth) else [math.prod(size) for size in levels.maps]
     exits: list[Site] = []
     for node in depth.exits:
         read = (
             site(node, coarse.places, dimensions, levels)
             or _vector(node, coarse.places, levels)
             or _of_parts(node, coarse.places, dimensions, levels)
-            or _vectors(node, coarse.places, fixed)
+            or _vectors(node, coarse.places, levels)
         )
         if read is None:
             return _unreadable(node, dimensions)
@@ -460,7 +459,7 @@ def site(
     level = places[node.name].level
     single = _single(value, dimensions)
     shape = [size for axis, size in enumerate(value.shape) if axis not in single]
-    read = _layout(shape, dimensions, levels.maps, levels.sizes[level])
+    read = _layout(shape, dimensions, levels, levels.sizes[level])
     if read is None:
         return None
     layout, channels = read
@@ -475,31 +474,22 @@ def _vector(node: fx.Node, places: Mapping[str, Place], levels: Levels) -> Site 
         return None
     axis = longer[0] if longer else 1
     channels, single = value.shape[axis], tuple(a for a in range(1, value.dim()) if a != axis)
-    if grows(channels) or (hint(channels),) in levels.maps:
+    if grows(channels) or (not levels.free and (hint(channels),) in levels.maps):
         return None
     level, is_complex = places[node.name].level, value.is_complex()
     return Site(node.name, hint(channels), "vector", level, is_complex, single=single)
 
 
-def _is_free(depth: _Depth) -> bool:
-    """Whether an input may have other sizes, beyond another number of images."""
-    given = [n.meta["val"] for n in depth.nodes if n.op == "placeholder" and makes_tensor(n)]
-    return any(grows(size) for value in given for size in value.shape[1:])
-
-
-def _vectors(node: fx.Node, places: Mapping[str, Place], positions: Sequence[int]) -> Site | None:
+def _vectors(node: fx.Node, places: Mapping[str, Place], levels: Levels) -> Site | None:
     """Several vectors for each image, as many for every one: the queries of a decoder.
 
-    Args:
-        node: What leaves.
-        places: Where each node lies.
-        positions: Numbers of positions that levels have for every image too, of a network of one
-            size; an axis about as long as one of them counts these.
+    Of a network of one size an axis about as long as a level has positions counts these.
     """
     value: torch.Tensor = node.meta["val"]
     of_each = tuple(map(hint, value.shape[1:]))
     if len(of_each) != 2 or any(map(grows, value.shape[1:])):
         return None
+    positions = [] if levels.free else [math.prod(size) for size in levels.maps]
     if any(alike(number, own) for number in positions for own in of_each):
         return None
     level, is_complex = places[node.name].level, value.is_complex()
@@ -534,9 +524,10 @@ def _single(value: torch.Tensor, dimensions: int) -> tuple[int, ...]:
 def _layout(
     shape: Sequence[Any],
     dimensions: int,
-    maps: Collection[tuple[int, ...]],
+    levels: Levels,
     about: tuple[int, ...],
 ) -> tuple[Layout, int] | None:
+    maps = levels.maps
     if len(shape) == dimensions + 2 and (read := _map_layout(shape, maps, about)) is not None:
         return read
     if len(shape) != 3:
@@ -545,9 +536,9 @@ def _layout(
     own = math.prod(about)
 
     def are_positions(size: Any) -> bool:
-        """Whether it counts all of a map: its rows alone are no tokens."""
+        """Whether it counts all of a map: its rows alone are no tokens, nor are as many queries."""
         if not grows(size):
-            return hint(size) in positions
+            return not levels.free and hint(size) in positions
         return hint(size) == own or sides_counted(size) >= dimensions
 
     if not grows(last) and are_positions(first):

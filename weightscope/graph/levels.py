@@ -55,6 +55,7 @@ class Levels:
         empty: Whether some result has no elements at a large input, though it has at the example's.
         parts: The levels of each module that goes down and comes back up on its own, counted from
             its ends, by the module's name.
+        free: Whether the positions of levels follow the input's size, at least along one side.
         inside: The size that the forward brings its images to before anything else, from which
             levels are counted; empty where they are counted from the input's own.
     """
@@ -65,6 +66,7 @@ class Levels:
     maps: frozenset[tuple[int, ...]]
     empty: bool
     parts: Mapping[str, Levels]
+    free: bool = False
     inside: tuple[int, ...] = ()
 
 
@@ -168,7 +170,8 @@ def read_levels(capture: Capture, inputs: ExampleInputs) -> Levels:
         sizes = _sizes_at_the_example(image, reductions)
         inside = tuple(map(hint, space_of(image))) if image is resized else ()
         maps = frozenset(sizes) | _sizes_of_maps(level.keys() - pooled, reader)
-        return Levels(level, reductions, sizes, maps, _some_empty(level, large), parts, inside)
+        empty, free = _some_empty(level, large), reader.growth != 1
+        return Levels(level, reductions, sizes, maps, empty, parts, free, inside)
 
     parts = {name: counted(inside, {}) for name, inside in parts_of(capture, level).items()}
     return counted(without_excursions(capture, level), parts)

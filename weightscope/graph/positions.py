@@ -61,7 +61,7 @@ class Positions:
     ) -> None:
         shape = image.meta["val"].shape
         self.resized = image.op != "placeholder"
-        self.rank = len(shape)
+        self.rank, self.shape = len(shape), shape
         self.small, self.large = small, large
         self.sizes = tuple(map(large.size, space_of(image)))
         self.small_sizes = tuple(map(small.size, space_of(image)))

@@ -85,9 +85,9 @@ def save(variant: Variant, path: str | os.PathLike[str]) -> Path:
     recipe = dict(variant.recipe)
     if (kind := unsaved(recipe["inputs"])) is not None:
         raise RecipeError(
-            f"the network was read with {kind}, which a recipe cannot hold; analyse a module that "
-            f"is given tensors, numbers, texts, lists, tuples or dicts, and calls the network with "
-            f"{kind}(...) of them"
+            f"the network was read with {kind}, which a recipe cannot hold; pass "
+            f"{keyword('example_inputs')} of tensors, numbers, texts, lists, tuples and dicts, or "
+            f"analyse a module that is given these, and calls the network with {kind}(...) of them"
         )
     state = unwrap(variant.module).model.state_dict()
     for name, value in state.items():
