@@ -632,3 +632,23 @@ def test_a_vector_beside_the_deepest_features_lies_there() -> None:
     structure = read_structure(Told().eval(), (torch.rand(1, 1, 16, 16), torch.rand(1, 3)))
     assert [stage_of(structure, n) for n in ("deep", "say")] == ["bottleneck", "bottleneck"]
     assert stage_of(structure, "up") == "decoder 0"
+
+
+class Weighing(Placed):
+    """Attention that tells its weights, which is two products."""
+
+    def __init__(self) -> None:
+        super().__init__(5)
+        self.ask = nn.MultiheadAttention(8, 2, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.place
+        tokens = self.deep(x).flatten(2).transpose(1, 2)
+        said, _ = self.ask(self.queries.expand(len(x), -1, -1), tokens, tokens)
+        return torch.einsum("bqc,bchw->bqhw", self.say(said), self.net(x))
+
+
+def test_queries_of_a_network_of_one_size_make_no_level() -> None:
+    structure = read_structure(Weighing().eval(), torch.rand(1, 1, 32, 32))
+    assert structure.reductions == ((1, 1), (2, 2), (4, 4))
+    assert [stage_of(structure, n) for n in ("deep", "say")] == ["bottleneck", "head"]

@@ -200,6 +200,7 @@ def _factors(
     pooled: set[fx.Node] = set()
     told: set[fx.Node] = set()
     answered: set[fx.Node] = set()
+    alike: dict[fx.Node, tuple[int, int]] = {}
     for node in capture.nodes:
         feeds = [n for n in node.all_input_nodes if n in factor]
         if node in factor or not feeds or node.op == "output" or is_size(node):
@@ -221,7 +222,9 @@ def _factors(
         own = own or reader.of_more_sides(node, largest, factor[largest] * halved[node])
         own = own or reader.of_samples(node, factor)
         own = own or reader.factor(node, pooled=all(n in pooled for n in feeds))
-        if _asks(node, factor) or all(n in answered for n in feeds):
+        if (likeness := _likeness(node, factor, alike)) is not None:
+            alike[node] = likeness
+        if _asks(node, factor, alike) or all(n in answered for n in feeds):
             own = None if own is None else GLOBAL  # layers that know of positions see vectors
             answered |= {node} if own is None else set()
         if own is None or own is GLOBAL:
@@ -235,11 +238,38 @@ def _factors(
     return factor, pooled, told
 
 
-def _asks(node: fx.Node, factor: Mapping[fx.Node, float]) -> bool:
+def _asks(
+    node: fx.Node, factor: Mapping[fx.Node, float], alike: Mapping[fx.Node, tuple[int, int]]
+) -> bool:
     """Whether learned queries attend to what the image reaches: as many vectors for every image."""
     asked = node.args[0] if node.args else None
-    whole = facts(operator_of(node)).view == "whole"
-    return whole and isinstance(asked, fx.Node) and asked not in factor
+    view, value = facts(operator_of(node)).view, first_tensor(node)
+    if not isinstance(asked, fx.Node):
+        return False
+    if view == "product" and asked in alike and value is not None:
+        weights = tensor_of(asked)
+        positions = None if weights is None else hint(weights.shape[-1])
+        return (hint(value.shape[-2]), positions) == alike[asked]
+    return view == "whole" and asked not in factor
+
+
+def _likeness(
+    node: fx.Node, factor: Mapping[fx.Node, float], alike: Mapping[fx.Node, tuple[int, int]]
+) -> tuple[int, int] | None:
+    """How many learned queries a product is alike to how many positions; None of all else.
+
+    So are what only scales and normalises it.
+    """
+    value = tensor_of(node)
+    if value is None or value.dim() < 3:
+        return None
+    made, given = tuple(map(hint, value.shape[-2:])), node.all_input_nodes
+    if facts(operator_of(node)).view == "product":
+        keys = [n for n in given if n in factor]
+        return (made[0], made[1]) if given[0] not in factor and len(keys) == 1 else None
+    known = [n for n in given if n in factor]
+    same = bool(known) and all(alike.get(n) == made for n in known)
+    return (made[0], made[1]) if same else None
 
 
 def _halved(node: fx.Node, before: float, probe: Probe) -> float:
