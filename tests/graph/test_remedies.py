@@ -740,6 +740,18 @@ def test_a_dataclass_that_is_given_is_made_in_a_module_around_the_network() -> N
     assert read_structure(Around(Record), IMAGE).cuts
 
 
+def test_a_number_that_is_read_out_of_a_tensor_of_sizes_is_computed_of_sizes() -> None:
+    def out_of_a_tensor(net: Net, x: Tensor) -> Tensor:
+        return plain(net, x / torch.tensor(x.shape[2]).float().sqrt().item())
+
+    def of_sizes(net: Net, x: Tensor) -> Tensor:
+        return plain(net, x / x.shape[2] ** 0.5)
+
+    with pytest.raises(StructureError, match=r"reads out of a tensor .*x\.shape\[2\] \*\* 0\.5"):
+        read_structure(Net(out_of_a_tensor), IMAGE)
+    assert read_structure(Net(of_sizes), IMAGE).notes == ()
+
+
 def test_one_image_with_its_channels_last_is_given_in_a_batch() -> None:
     class OfOne(nn.Module):
         def __init__(self) -> None:
@@ -753,6 +765,17 @@ def test_one_image_with_its_channels_last_is_given_in_a_batch() -> None:
         def forward(self, images: Tensor) -> Any:
             return super().forward(images[0])
 
+    class Grey(OfOne):
+        def forward(self, image: Tensor) -> Any:
+            return super().forward(image[..., None].expand(-1, -1, 3))
+
+    class OfABatchOfGrey(Grey):
+        def forward(self, images: Tensor) -> Any:
+            return super().forward(images[0])
+
+    with pytest.raises(InputError, match=r"single image \(height, width\).* a batch of one"):
+        read_structure(Grey(), IMAGE[0, 0])
+    assert [cut.keep_levels for cut in read_structure(OfABatchOfGrey(), IMAGE[:1, 0]).cuts] == [1]
     images = IMAGE.movedim(1, -1)
     with pytest.raises(InputError, match=r"one image without a batch .* a batch of one image"):
         read_structure(OfOne(), images[0])

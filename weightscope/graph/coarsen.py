@@ -304,8 +304,12 @@ class _Builder:
         if isinstance(value, torch.SymInt | torch.SymFloat):
             if not self.sizes.can_write(value):
                 raise StructureError(
-                    f"a size ({value}) follows the values of a tensor, not the input's size; do"
-                    " with a mask what the forward does by picking, or pick outside of it"
+                    "a number that the forward reads out of a tensor (.item()) is computed with,"
+                    " and cannot be followed; compute it of sizes as numbers"
+                    " (x.shape[2] ** 0.5), or in __init__ where it follows no input"
+                    if isinstance(value, torch.SymFloat)
+                    else "a size follows the values of a tensor, not the input's size; do with a"
+                    " mask what the forward does by picking, or pick outside of it"
                 )
             return self.sizes.write(value)
         return value

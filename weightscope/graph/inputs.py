@@ -320,7 +320,8 @@ def _no_image() -> InputError:
         f"{keyword('example_inputs')} holds no image: a tensor (batch, channels, sizes...) of at "
         f"least three dimensions is needed, or {keyword('layout', repr('NL'))} where it is a batch "
         "of signals without channels. Of a network that makes an image of a vector, analyse the "
-        "module that works on the image, with an image as its example"
+        "module that works on the image, with an image as its example; of one that takes a single "
+        "image (height, width), a module that is given a batch of one, and calls it with its first"
     )
 
 
