@@ -229,17 +229,9 @@ def _reshaped(node: fx.Node) -> tuple[Tensor | None, Tensor | None]:
 def _is_told(
     start: fx.Node, number: int, factor: Mapping[fx.Node, float], told: Collection[fx.Node]
 ) -> bool:
-    """Whether the first layer behind is told the positions of so many images together."""
-    seen, waiting = {start}, [start]
-    while waiting:
-        for user in waiting.pop().users:
-            if user in told:
-                if not raises(user) and _alike([factor[user] * number, factor[start]]):
-                    return True
-            elif user in factor and user not in seen:
-                seen.add(user)
-                waiting.append(user)
-    return False
+    """Whether a first layer behind is told the positions of so many images together."""
+    _, behind = _up_to_what_tells(start, factor, told)
+    return any(_alike([own * number, factor[start]]) for own in behind)
 
 
 def _is_along_a_side(node: fx.Node, told: Collection[fx.Node], reader: Positions) -> bool:

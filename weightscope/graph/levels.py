@@ -263,13 +263,13 @@ def _likeness(
     value = tensor_of(node)
     if value is None or value.dim() < 3:
         return None
-    made, given = tuple(map(hint, value.shape[-2:])), node.all_input_nodes
+    queries, positions = map(hint, value.shape[-2:])
+    reached = [n for n in node.all_input_nodes if n in factor]
     if facts(operator_of(node)).view == "product":
-        keys = [n for n in given if n in factor]
-        return (made[0], made[1]) if given[0] not in factor and len(keys) == 1 else None
-    known = [n for n in given if n in factor]
-    same = bool(known) and all(alike.get(n) == made for n in known)
-    return (made[0], made[1]) if same else None
+        learned = node.all_input_nodes[0] not in factor and len(reached) == 1
+        return (queries, positions) if learned else None
+    same = bool(reached) and all(alike.get(n) == (queries, positions) for n in reached)
+    return (queries, positions) if same else None
 
 
 def _halved(node: fx.Node, before: float, probe: Probe) -> float:
