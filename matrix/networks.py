@@ -25,6 +25,7 @@ from matrix import (
     held_back_fifth,
     held_back_fourteenth,
     held_back_fourth,
+    held_back_nineteenth,
     held_back_ninth,
     held_back_seventeenth,
     held_back_seventh,
@@ -511,6 +512,7 @@ for _name, _entry in {
     **held_back_sixteenth.HELD_BACK_SIXTEENTH,
     **held_back_seventeenth.HELD_BACK_SEVENTEENTH,
     **held_back_eighteenth.HELD_BACK_EIGHTEENTH,
+    **held_back_nineteenth.HELD_BACK_NINETEENTH,
 }.items():
     _registry.add(_name, _entry.requires, _entry.build, **_entry.settings)
 
@@ -539,5 +541,6 @@ TRUTHS: Mapping[str, Truth] = {
     **{name: entry.truth for name, entry in held_back_sixteenth.HELD_BACK_SIXTEENTH.items()},
     **{name: entry.truth for name, entry in held_back_seventeenth.HELD_BACK_SEVENTEENTH.items()},
     **{name: entry.truth for name, entry in held_back_eighteenth.HELD_BACK_EIGHTEENTH.items()},
+    **{name: entry.truth for name, entry in held_back_nineteenth.HELD_BACK_NINETEENTH.items()},
 }
 """The truth about every network, by name."""

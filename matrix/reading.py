@@ -31,6 +31,7 @@ from matrix.held_back_fifteenth import HELD_BACK_FIFTEENTH
 from matrix.held_back_fifth import HELD_BACK_FIFTH
 from matrix.held_back_fourteenth import HELD_BACK_FOURTEENTH
 from matrix.held_back_fourth import HELD_BACK_FOURTH
+from matrix.held_back_nineteenth import HELD_BACK_NINETEENTH
 from matrix.held_back_ninth import HELD_BACK_NINTH
 from matrix.held_back_seventeenth import HELD_BACK_SEVENTEENTH
 from matrix.held_back_seventh import HELD_BACK_SEVENTH
@@ -51,6 +52,7 @@ AGAIN = ROOT / "matrix" / "again.csv"
 PAGE = ROOT / "docs" / "matrix_reading.md"
 
 HELD = {
+    "Held back, nineteenth": HELD_BACK_NINETEENTH,
     "Held back, eighteenth": HELD_BACK_EIGHTEENTH,
     "Held back, seventeenth": HELD_BACK_SEVENTEENTH,
     "Held back, sixteenth": HELD_BACK_SIXTEENTH,

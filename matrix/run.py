@@ -32,6 +32,7 @@ from matrix.held_back_fifteenth import HELD_BACK_FIFTEENTH
 from matrix.held_back_fifth import HELD_BACK_FIFTH
 from matrix.held_back_fourteenth import HELD_BACK_FOURTEENTH
 from matrix.held_back_fourth import HELD_BACK_FOURTH
+from matrix.held_back_nineteenth import HELD_BACK_NINETEENTH
 from matrix.held_back_ninth import HELD_BACK_NINTH
 from matrix.held_back_seventeenth import HELD_BACK_SEVENTEENTH
 from matrix.held_back_seventh import HELD_BACK_SEVENTH
@@ -100,6 +101,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         *HELD_BACK_SIXTEENTH,
         *HELD_BACK_SEVENTEENTH,
         *HELD_BACK_EIGHTEENTH,
+        *HELD_BACK_NINETEENTH,
     )
     known = in_turn(name for name in NETWORKS if name not in last)
     names = [n for n in (*known, *last) if all(word in n for word in options.words)]
