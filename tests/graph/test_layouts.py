@@ -370,6 +370,30 @@ def test_signals_without_channels(example: Tensor | None) -> None:
         read_structure(nn.Sequential(nn.Linear(8, 8)), torch.randn(2, 8))
 
 
+class OfSpectra(nn.Module):
+    """Makes spectra of samples without channels, and returns spectra."""
+
+    def __init__(self, kernels: int) -> None:
+        super().__init__()
+        convolution = (nn.Conv1d, nn.Conv2d)[kernels - 1]
+        self.kernels, channels = kernels, 17 if kernels == 1 else 1
+        self.top, self.deep = convolution(channels, 8, 3, 1, 1), convolution(8, 8, 3, 2, 1)
+        self.out = convolution(16, channels, 3, 1, 1)
+
+    def forward(self, samples: Tensor) -> Tensor:
+        spectra = torch.stft(samples, 32, 16, window=torch.ones(32), return_complex=True).abs()
+        top = self.top(spectra if self.kernels == 1 else spectra[:, None]).relu()
+        deep = F.interpolate(self.deep(top).relu(), size=top.shape[2:])
+        return self.out(torch.cat([top, deep], 1))
+
+
+@pytest.mark.parametrize("kernels", [1, 2])
+def test_samples_without_channels_that_become_spectra(kernels: int) -> None:
+    structure = read_structure(OfSpectra(kernels).eval(), torch.randn(2, 512))
+    assert structure.inputs.layout == "NL"
+    assert [stage.role for stage in structure.stages] == ["encoder", "bottleneck", "head"]
+
+
 class SideBySide(nn.Module):
     """Pairs of frames in a dictionary, which the first layer is given as channels."""
 

@@ -652,3 +652,32 @@ def test_queries_of_a_network_of_one_size_make_no_level() -> None:
     structure = read_structure(Weighing().eval(), torch.rand(1, 1, 32, 32))
     assert structure.reductions == ((1, 1), (2, 2), (4, 4))
     assert [stage_of(structure, n) for n in ("deep", "say")] == ["bottleneck", "head"]
+
+
+class EachNumber(nn.Module):
+    """Layers work on each number of two maps, whose channels stay an axis; or on chunks of one."""
+
+    def __init__(self, chunks: bool) -> None:
+        super().__init__()
+        self.chunks = chunks
+        self.top, self.low = nn.Conv1d(3, 8, 3, 2, 1), nn.Conv1d(8, 8, 3, 2, 1)
+        self.deep = nn.Conv1d(8, 8, 3, 2, 1)
+        self.each = nn.Sequential(
+            nn.Linear(8 if chunks else 2, 6), nn.Linear(6, 8 if chunks else 1)
+        )
+        self.up, self.out = nn.ConvTranspose1d(8, 8, 4, 4), nn.Conv1d(8, 3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        low = self.low(self.top(x).relu())
+        deep = F.interpolate(self.deep(low.relu()), scale_factor=2.0)
+        if self.chunks:
+            made = self.each((low + deep).unflatten(2, (-1, 4)).permute(0, 3, 2, 1))
+            return self.out(self.up(made.permute(0, 3, 2, 1).flatten(2)))
+        return self.out(self.up(self.each(torch.stack((low, deep), -1))[..., 0]))
+
+
+@pytest.mark.parametrize("chunks", [False, True])
+def test_channels_beside_features_of_each_number_are_no_positions(chunks: bool) -> None:
+    structure = read_structure(EachNumber(chunks).eval(), torch.rand(1, 3, 64))
+    assert structure.reductions == ((1,), (2,), (4,), (8,))
+    assert stage_of(structure, "each.0") == stage_of(structure, "each.1") == "decoder 2"

@@ -554,3 +554,48 @@ class SomeFramesAtATime(nn.Module):
 def test_norms_of_some_frames_at_a_time_make_no_level(frames: int) -> None:
     structure = read_structure(SomeFramesAtATime(frames), torch.randn(1, 1, 6, 16, 16))
     assert structure.reductions == ((1, 1, 1), (2, 2, 2))
+
+
+class CausalInParts(nn.Module):
+    """Kernels over three frames, of which the first ones go to a part of the result alone."""
+
+    def __init__(self, given: int, made: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv3d(given, made, 3)
+
+    def forward(self, clip: Tensor) -> Tensor:
+        made = torch.empty(len(clip), self.conv.out_channels, *clip.shape[2:])
+        padded = F.pad(clip, (1, 1, 1, 1))
+        before = padded[:, :, :1].expand(-1, -1, 2, -1, -1)
+        made[:, :, :2] = self.conv(torch.cat([before, padded[:, :, :2]], 2))
+        made[:, :, 2:] = self.conv(padded)
+        return made
+
+
+class OfOneSize(nn.Module):
+    """Works on clips of one size; every place has a signal along the frames."""
+
+    def __init__(self, size: tuple[int, ...]) -> None:
+        super().__init__()
+        self.size = size
+        self.top, self.low, self.deep, self.out = (
+            CausalInParts(*channels) for channels in ((1, 4), (4, 4), (8, 8), (12, 1))
+        )
+        self.down = nn.Conv3d(4, 8, (1, 3, 3), (1, 2, 2), (0, 1, 1))
+        self.along = nn.Conv1d(8, 8, 3, padding=1)
+
+    def forward(self, clip: Tensor) -> Tensor:
+        if any(size != own for size, own in zip(clip.shape[2:], self.size, strict=True) if own):
+            raise ValueError("clips have one size")
+        top = self.low(self.top(clip).relu())
+        deep = self.down(top).permute(0, 3, 4, 1, 2)
+        deep = self.along(deep.flatten(0, 2)).view(deep.shape).permute(0, 3, 4, 1, 2)
+        deep = F.interpolate(self.deep(deep.relu()), scale_factor=(1, 2, 2))
+        return self.out(torch.cat([top, deep], 1))
+
+
+@pytest.mark.parametrize("size", [(9, 16, 16), (9, 0, 0)])
+def test_what_is_written_in_parts_is_no_crop(size: tuple[int, ...]) -> None:
+    structure = read_structure(OfOneSize(size).eval(), torch.rand(2, 1, 9, 16, 16))
+    assert structure.reductions == ((1, 1, 1), (1, 2, 2))
+    assert [cut.keep_levels for cut in structure.cuts] == [1]

@@ -219,8 +219,13 @@ def _each(value: Any, count: int) -> Sequence[int]:
 
 
 def _keeps_positions(node: fx.Node) -> bool:
-    """Whether an operation leaves borders or strips out, or puts some on: none is resampled."""
+    """Whether an operation leaves borders or strips out, or puts some on: none is resampled.
+
+    What is written into a part of a larger tensor is a strip of it.
+    """
     name, view = operator_of(node), facts(operator_of(node)).view
     if name in ("aten::slice", "aten::narrow"):
         return argument(node, "step") in (None, 1)
-    return view in ("pad", "cat") or name in SPLITS or node.target is operator.getitem
+    if view in ("pad", "cat", "after", "scatter"):
+        return True
+    return name in SPLITS or node.target is operator.getitem

@@ -191,6 +191,25 @@ def _frame_by_frame(
     return ""
 
 
+def _of_signals(
+    trial: Trial, inputs: ExampleInputs, image: Tensor, first: tuple[tuple[int, ...], int] | None
+) -> str:
+    """The layout of signals without channels that become spectra; empty where a table holds none.
+
+    Of signals twice as long the first layer is given twice as much along one of its axes, and of
+    twice as many a batch of twice as many.
+    """
+    if image.dim() != 2 or not image.is_floating_point() or first is None:
+        return ""
+    batch, *axes = first[0]
+    more = _given(trial, inputs, 2, twofold) == [2 * batch, *axes]
+    longer = _given(trial, inputs, 2, lambda value: torch.cat([value, value], 1))
+    if not more or longer[:1] != [batch] or len(longer) != len(first[0]):
+        return ""
+    *same, grown = sorted(after / before for before, after in zip(axes, longer[1:], strict=True))
+    return "NL" if 1.75 < grown < 2.25 and {*same} == {1.0} else ""
+
+
 def _told_apart(trial: Trial, inputs: ExampleInputs, image: Tensor, layout: str) -> str:
     """The layout of a clip with as many frames as channels: of channels no forward takes more."""
     frames, channels = layout.find("T"), layout.find("C")
@@ -237,6 +256,7 @@ def _laid_out(trial: Trial, inputs: ExampleInputs, layout: str | None) -> Exampl
         layout = layout_of_ids(image, ids) or infer_layout(image.shape, first)
         layout = _told_apart(trial, inputs, image, layout)
         layout = layout or _frame_by_frame(trial, inputs, image, first)
+        layout = layout or _of_signals(trial, inputs, image, first)
         if not layout and has_batch_elsewhere(image.shape, first):
             raise InputError(
                 f"the first convolution of {trial.name} takes another axis of"

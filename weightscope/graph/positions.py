@@ -194,11 +194,24 @@ class Positions:
         )
         if before == 0:
             return unknown
+        if layout == "channels_last" and self._keeps_channels(node, value):
+            before, after = (n / hint(value.shape[1]) for n in (before, after))
         if after / before < 0.9 * self.growth:
             return GLOBAL
         is_map = value.dim() == self.dimensions + 2 or row.view == "window"  # patches of a map
         batch = self._images_in(value, channel) if is_map else self.batch
+        if self.slices and layout == "channels_first" and value.dim() == self.dimensions:
+            # signals along the slices, one at each position, which lie in the batch
+            return math.prod(self.sizes[1:]) * self.images / self._stack(value)
         return self._of_input(after, value, batch) * self.borders.share(node)
+
+    def _keeps_channels(self, node: fx.Node, value: torch.Tensor) -> bool:
+        """Whether each number of a map has features of its own along a last axis: (B, C, *S, F)."""
+        small, large = (p.shape(value) for p in (self.small, self.large))
+        fixed = small[:2] == large[:2] and large[0] == self.batch and 0 not in small
+        map_of_features = value.dim() == self.dimensions + 3 and fixed
+        sides = map_of_features and self._grows_as_the_image(node, small[2:-1], large[2:-1])
+        return sides and _has_a_new_last_axis(node)
 
     def _is_volume_of_maps(self, value: torch.Tensor) -> bool:
         """Whether maps lie one behind the other, as the costs of so many disparities."""
@@ -406,3 +419,21 @@ class Positions:
 
 def _repeats(node: fx.Node) -> bool:
     return operator_of(node) == "aten::repeat_interleave"
+
+
+def _has_a_new_last_axis(node: fx.Node) -> bool:
+    """Whether a result's last axis was put behind all others of what it is made from."""
+    value = first_tensor(node)
+    axes = [] if value is None else [hint(size) for size in value.shape[:-1]]
+    waiting, seen = [node], {node}
+    while waiting:
+        for given in waiting.pop().all_input_nodes:
+            before = tensor_of(given)
+            if before is None or given in seen:
+                continue
+            seen.add(given)
+            if [hint(size) for size in before.shape] == axes:
+                return True
+            if before.dim() == len(axes) + 1:
+                waiting.append(given)
+    return False
