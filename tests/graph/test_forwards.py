@@ -989,3 +989,59 @@ def test_what_torch_fx_made_can_be_cut() -> None:
     assert not verify(variant, export=False).failures
     assert "encoder.deep.weight" in variant.dropped
     assert structure.stage_of["encoder.top"].name == "encoder 0"
+
+
+class Dropping(nn.Module):
+    """Drops layers by chance while it trains, or all but one where they must not all go."""
+
+    def __init__(self, at_least_one: bool = False) -> None:
+        super().__init__()
+        self.at_least_one = at_least_one
+        self.top, self.deep = nn.Conv2d(3, 8, 3, 1, 1), nn.Conv2d(8, 8, 3, 2, 1)
+        self.deeper = nn.ModuleList(nn.Conv2d(8, 8, 3, 1, 1) for _ in range(2))
+        self.out, self.aside = nn.Conv2d(16, 3, 1), nn.Conv2d(8, 3, 1)
+        self.never = nn.Conv2d(3, 3, 1)
+        self.dropped, self.masked = (nn.Parameter(torch.zeros(8, 1, 1)) for _ in range(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        top = self.top(x)
+        deep, layers = self.deep(top), []
+        for layer in self.deeper:
+            drop = self.training and torch.rand([]) < 0.1
+            layers.append(self.dropped if drop else layer(deep))
+            deep = deep + layers[-1]
+        if self.at_least_one and all(layer is self.dropped for layer in layers):
+            raise RuntimeError("no layer is left")
+        made = self.out(torch.cat([top, F.interpolate(deep, scale_factor=2.0)], 1))
+        return made + self.aside(top) if self.training and torch.rand([]) < 0.5 else made
+
+
+@pytest.mark.parametrize("at_least_one", [False, True])
+def test_what_training_reads_whatever_chance_decides_is_not_dead(at_least_one: bool) -> None:
+    structure = read_structure(Dropping(at_least_one), torch.rand(2, 3, 16, 16))
+    assert set(structure.dead_parameters) == {"masked", "never.weight", "never.bias"}
+
+
+class ReadsNumbers(Dropping):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) * (float(torch.rand([])) if self.training else 1.0)
+
+
+def test_nothing_is_dead_where_training_computes_with_values() -> None:
+    assert read_structure(ReadsNumbers(), torch.rand(2, 3, 16, 16)).dead_parameters == ()
+
+
+class Untrainable(Dropping):
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training:
+            raise NotImplementedError("training is not implemented")
+        return super().forward(x)
+
+
+def test_a_network_that_is_not_made_to_train_is_read_as_it_is() -> None:
+    structure = read_structure(Untrainable(), torch.rand(2, 3, 16, 16))
+    assert not structure.modes_agree
+    assert any("not made to train" in note for note in structure.notes)
+    assert {"aside.weight", "dropped", "masked"} <= set(structure.dead_parameters)
+    variant = build(structure, make_plan(structure, find_cut(structure, 1), bottleneck="pool"))
+    assert variant.module.train()(torch.rand(2, 3, 16, 16)).requires_grad

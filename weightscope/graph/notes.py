@@ -149,7 +149,7 @@ def modes_note(trial: Trial, modes_agree: bool | None, pair: ExampleInputs) -> s
             f"in train mode the forward reads values of tensors{where}, which cannot be followed;"
             " what is read, cut and built is what it does in eval mode, so a variant does and"
             " trains that alone. What lives in training only is not seen, so no parameter is called"
-            " dead"
+            " dead that it reads, however those values decide"
         )
     if modes_agree is None:
         error = trial.error(pair.args, pair.kwargs, training=True)
@@ -158,6 +158,12 @@ def modes_note(trial: Trial, modes_agree: bool | None, pair: ExampleInputs) -> s
             f" ({say(error) if error else 'unknown'}); what lives in training only is not seen, so"
             f" no parameter is called dead. Pass {keyword('example_inputs')} of a size and batch"
             " that it trains on"
+        )
+    if modes_agree is False and trial.refuses_to_train(pair):
+        return (
+            "in train mode the forward raises NotImplementedError: it is not made to train; what is"
+            " read, cut and built is what it does in eval mode, so a variant does and trains that"
+            " alone"
         )
     if modes_agree is False:
         return (

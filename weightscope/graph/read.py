@@ -566,10 +566,11 @@ def _dead(
     trial: Trial, unreached: tuple[str, ...], modes_agree: bool | None, pair: ExampleInputs
 ) -> tuple[str, ...]:
     """What no forward reaches, in neither mode; nothing where train mode could not be tried."""
-    if modes_agree is None:
-        return ()
-    if modes_agree or not unreached:
+    if modes_agree or not unreached or trial.refuses_to_train(pair):
         return unreached
+    if modes_agree is None:
+        read = trial.read_by_training(pair)
+        return () if read is None else tuple(name for name in unreached if name not in read)
     called = trial.called(pair, training=True)
     return tuple(name for name in unreached if name.rpartition(".")[0] not in called)
 

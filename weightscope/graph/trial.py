@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import functools
 import inspect
+import itertools
+import os
+import traceback
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -15,7 +18,13 @@ from torch.overrides import TorchFunctionMode
 
 from weightscope.adapters import pytree
 from weightscope.adapters.constants import Constants, constants_of, hold_constants
-from weightscope.adapters.dispatch import FAKE_TENSOR_LOGGER, CountingFakes, storage_of, writes_of
+from weightscope.adapters.dispatch import (
+    FAKE_TENSOR_LOGGER,
+    READS_VALUES,
+    CountingFakes,
+    storage_of,
+    writes_of,
+)
 from weightscope.adapters.leftovers import Outside
 from weightscope.adapters.rewriting import Rewriting
 from weightscope.adapters.tracing import as_exported, eagerly, quiet, without_numbers
@@ -27,7 +36,7 @@ from weightscope.graph.layouts import FirstLayer
 from weightscope.graph.memory import Descent
 from weightscope.graph.recurrence import WHOLE_RECURRENCES
 from weightscope.graph.structure import ExampleInputs
-from weightscope.graph.values import line_of
+from weightscope.graph.values import line_of, where_read
 from weightscope.restoring import Cleanup, finished
 
 _SHOWN = 2
@@ -111,8 +120,11 @@ class Trial:
     def modes_agree(self, inputs: ExampleInputs) -> bool | None:
         """Whether the forward returns the same structure in train and in eval mode.
 
-        None where it raises in train mode, or in eval mode: nothing is known then.
+        None where it raises in train mode, or in eval mode: nothing is known then. A network that
+        says that it is not made to train does something else there.
         """
+        if self.refuses_to_train(inputs):
+            return False
         results = [self._outcome(inputs.args, inputs.kwargs, mode) for mode in (False, True)]
         if any(isinstance(result, Exception) for result in results):
             return None
@@ -185,6 +197,35 @@ class Trial:
                 hooks.callback(module.register_forward_pre_hook(note).remove)
             self._run(inputs.args, inputs.kwargs, training=training)
         return frozenset(called)
+
+    def read_by_training(self, inputs: ExampleInputs) -> frozenset[str] | None:
+        """Names of the parameters that train mode reads, however values decide what it does.
+
+        None where that cannot be told. Of layers that are dropped by chance all are, none, and
+        every other one; a forward may raise where all are.
+        """
+        found: set[str] = set()
+        results = []
+        for answers in ((True,), (False,), (True, False), (False, True)):
+            reading = _Reading(self.model, itertools.cycle(answers))
+            call = self._fakes((inputs.args, dict(inputs.kwargs)))
+            result = self._call(*call, training=True, watching=reading)
+            finished(*self._fresh)
+            found |= reading.found
+            results.append(result)
+        raised = [result for result in results if isinstance(result, Exception)]
+        told = len(raised) < len(results) and not any(map(where_read, raised))
+        return frozenset(found) if told else None
+
+    def refuses_to_train(self, inputs: ExampleInputs) -> bool:
+        """Whether the forward says in train mode that it is not made for it."""
+        error = self.error(inputs.args, inputs.kwargs, training=True)
+        if not isinstance(error, NotImplementedError):
+            return False
+        # operators without a rule for tensors without numbers say so, too
+        *_, raised_in = traceback.extract_tb(error.__traceback__)
+        own = (os.path.dirname(torch.__file__), os.path.dirname(os.path.dirname(__file__)))
+        return not raised_in.filename.startswith(own)
 
     def left_behind(
         self, inputs: ExampleInputs, whole: Collection[str]
@@ -413,6 +454,31 @@ class _Names(TorchFunctionMode):
         if pytree.tree_tensors(made):
             self.found.append(getattr(func, "__name__", str(func)))
         return made
+
+
+class _Reading(TorchFunctionMode):
+    """Lists the parameters that functions are given, and answers where values decide.
+
+    Args:
+        model: Its parameters are listed by their names.
+        answers: What to answer, one after the other.
+    """
+
+    def __init__(self, model: nn.Module, answers: Iterator[bool]) -> None:
+        super().__init__()
+        self.found: set[str] = set()
+        self._answers = answers
+        self._names = {id(parameter): name for name, parameter in model.named_parameters()}
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        given = map(id, pytree.tree_leaves((args, kwargs)))
+        self.found.update(self._names[key] for key in given if key in self._names)
+        try:
+            return func(*args, **(kwargs or {}))
+        except READS_VALUES:
+            if func is not torch.Tensor.__bool__:
+                raise
+            return next(self._answers)
 
 
 class _Functions(TorchFunctionMode):
