@@ -599,3 +599,40 @@ def test_what_is_written_in_parts_is_no_crop(size: tuple[int, ...]) -> None:
     structure = read_structure(OfOneSize(size).eval(), torch.rand(2, 1, 9, 16, 16))
     assert structure.reductions == ((1, 1, 1), (1, 2, 2))
     assert [cut.keep_levels for cut in structure.cuts] == [1]
+
+
+class PieceByPiece(nn.Module):
+    """Works on four frames at a time; at the deepest level along the frames, or on all tokens."""
+
+    def __init__(self, along: bool) -> None:
+        super().__init__()
+        self.top, self.out = nn.Conv3d(1, 4, 3, padding=1), nn.Conv3d(12, 1, 3, padding=1)
+        self.down, self.deep = nn.Conv3d(4, 8, (1, 3, 3), (1, 2, 2), (0, 1, 1)), nn.Conv3d(8, 8, 1)
+        kinds = nn.Conv1d(8, 8, 3, padding=1), nn.GroupNorm(2, 8), nn.Linear(8, 8)
+        self.between, self.between_each = kinds[not along], kinds[2]
+        self.along = along
+
+    def forward(self, clip: Tensor) -> Tensor:
+        return torch.cat([self.of_piece(piece) for piece in clip.split(4, 2)], 2)
+
+    def of_piece(self, piece: Tensor) -> Tensor:
+        top = self.top(piece).relu()
+        deep = self.down(top)
+        if self.along:
+            places = deep.permute(0, 3, 4, 1, 2)
+            places = self.between(places.flatten(0, 2)).view(places.shape)
+            each = self.between_each(places.flatten(0, 2).transpose(1, 2)).transpose(1, 2)
+            deep = each.reshape(places.shape).permute(0, 3, 4, 1, 2)
+        else:
+            tokens = self.between(deep.flatten(2)).transpose(1, 2)
+            deep = self.between_each(tokens).transpose(1, 2).view(deep.shape)
+        deep = F.interpolate(self.deep(deep.relu()), scale_factor=(1, 2, 2))
+        return self.out(torch.cat([top, deep], 1))
+
+
+@pytest.mark.parametrize("along", [False, True])
+def test_signals_along_the_frames_of_pieces_lie_where_their_places_do(along: bool) -> None:
+    structure = read_structure(PieceByPiece(along).eval(), torch.rand(2, 1, 10, 16, 16))
+    assert structure.reductions == ((1, 1, 1), (1, 2, 2))
+    deepest = next(stage for stage in structure.stages if stage.role == "bottleneck")
+    assert {"between", "between_each", "deep"} <= set(deepest.layers)

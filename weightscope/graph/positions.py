@@ -200,10 +200,8 @@ class Positions:
             return GLOBAL
         is_map = value.dim() == self.dimensions + 2 or row.view == "window"  # patches of a map
         batch = self._images_in(value, channel) if is_map else self.batch
-        if self.slices and layout == "channels_first" and value.dim() == self.dimensions:
-            # signals along the slices, one at each position, which lie in the batch
-            return math.prod(self.sizes[1:]) * self.images / self._stack(value)
-        return self._of_input(after, value, batch) * self.borders.share(node)
+        own = self._of_input(after, value, batch)
+        return unknown if own is None else own * self.borders.share(node)
 
     def _keeps_channels(self, node: fx.Node, value: torch.Tensor) -> bool:
         """Whether each number of a map has features of its own along a last axis: (B, C, *S, F)."""
@@ -219,17 +217,22 @@ class Positions:
         behind = alone and value.dim() == self.dimensions + 3 and not is_symbolic(value.shape[2])
         return behind and 0 not in self.large.shape(value)
 
-    def _of_input(self, after: float, value: torch.Tensor, batch: int) -> float:
-        """The input's positions over those of a result.
+    def _of_input(self, after: float, value: torch.Tensor, batch: int) -> float | None:
+        """The input's positions over those of a result; None of all places of so many slices.
 
         Args:
             after: The result's positions, those of all images together.
             value: The result.
             batch: How many images that is.
         """
-        if self.slices:
-            return math.prod(self.sizes[1:]) * self._slices(value) / after
-        return self.positions * batch / after
+        if not self.slices:
+            return self.positions * batch / after
+        side, stack = math.prod(self.sizes[1:]), self._stack(value)
+        if value.dim() == self.dimensions and stack > self.small.size(value.shape[0]):
+            return side * self.images / stack  # a signal along the slices for each place
+        if value.dim() == self.dimensions and stack == self.images:
+            return None
+        return side * self._slices(value) / after
 
     def _images_in(self, value: torch.Tensor, channel: int) -> int:
         """How many images lie beside each other in a map, whose channels are the axis given."""
