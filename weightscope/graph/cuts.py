@@ -13,11 +13,13 @@ from torch import fx, nn
 
 from weightscope.adapters import pytree
 from weightscope.adapters.symbols import grows, hint, key, sides_counted
+from weightscope.graph.batch_first import CROSSES
 from weightscope.graph.beside import side_by_side, times
 from weightscope.graph.coarsen import Coarse
 from weightscope.graph.layouts import alike
 from weightscope.graph.levels import Levels
-from weightscope.graph.nodes import has_effect, operator_of
+from weightscope.graph.nodes import argument, has_effect, operator_of
+from weightscope.graph.operators import REARRANGES
 from weightscope.graph.pieces import SPLITS
 from weightscope.graph.structure import Cut, Layout, Place, Refusal, Site
 from weightscope.graph.turns import in_runs, turned
@@ -112,12 +114,31 @@ def _cut(
         if read is None:
             return _unreadable(node, dimensions)
         exits.append(read)
+    vectors = {read.node for read in exits if read.layout == "vector"}
+    depth = replace(depth, removed=depth.removed - _heads_of(vectors, depth))
     beside = side_by_side(depth.nodes, fine, entries, exits)
     if isinstance(beside, str):
         return beside
     entering, leaving, times = in_runs(depth.nodes, depth.removed, *beside)
     cut = Cut(keep, frozenset(n.name for n in depth.removed), entering, leaving, times)
     return _TURNED if _is_turned(cut, depth) else cut
+
+
+def _heads_of(vectors: Collection[str], depth: _Depth) -> set[fx.Node]:
+    """What makes outputs of vectors that leave anyway, and of nothing else that goes.
+
+    Classes of the queries whose masks are computed above, for instance.
+    """
+    given = {node for node in depth.nodes if node.name in vectors}
+    found: set[fx.Node] = set()
+    for node in depth.nodes:
+        gone = [n for n in node.all_input_nodes if n in depth.removed]
+        if node in depth.removed and gone and all(n in given or n in found for n in gone):
+            found.add(node)
+    for node in reversed(depth.nodes):
+        if any(user not in found and user is not depth.output for user in node.users):
+            found.discard(node)
+    return found
 
 
 def _unreadable(node: fx.Node, dimensions: int) -> str:
@@ -200,9 +221,10 @@ def _split(
         node
         for node in reversed(nodes)
         if makes_tensor(node)
+        and not (CROSSES in node.meta or _takes_added_tokens(node, coarse.places, levels))
         and (_images(node) in filtered or site(node, coarse.places, dimensions, levels) is None)
     ]
-    reshapes = [node for node in unreadable if operator_of(node) in _RESHAPES]
+    reshapes = [node for node in unreadable if operator_of(node) in REARRANGES]
     complexes = [n for n in reversed(nodes) if makes_tensor(n) and n.meta["val"].is_complex()]
     taken = [node for node in unreadable if operator_of(node) in _TAKEN]
     # before pixels become channels, numbers become complex, one side after the other is taken
@@ -314,6 +336,20 @@ def _taken_from(node: fx.Node) -> fx.Node:
     return source if isinstance(source, fx.Node) and operator_of(source) in SPLITS else node
 
 
+def _takes_added_tokens(node: fx.Node, places: Mapping[str, Place], levels: Levels) -> bool:
+    """Whether a part is vectors that lie beside the positions of a level: queries."""
+    part = _taken_from(node)
+    given = part.args[0] if operator_of(part) in ("aten::slice", *SPLITS) else None
+    if not isinstance(given, fx.Node) or not makes_tensor(given) or given.name not in places:
+        return False
+    axis = argument(part, "dim")
+    tokens, taken = (n.meta["val"].shape[axis] for n in (given, node))
+    positions = {math.prod(levels.sizes[places[given.name].level])}
+    positions |= set() if levels.free else {math.prod(size) for size in levels.maps}
+    vectors = _vectors(node, places, levels) or _vector(node, places, levels)
+    return vectors is not None and axis in (1, 2) and hint(tokens) - hint(taken) in positions
+
+
 def _images(node: fx.Node) -> str:
     """The number of images in a tensor's batch, as a text that is equal for equal numbers."""
     shape = node.meta["val"].shape
@@ -331,14 +367,6 @@ def _puts_channels_apart(node: fx.Node) -> bool:
     return images > 1 and 1 in after[1:] and images in before[1:]
 
 
-# with several axes for one side of the image
-_RESHAPES = tuple(
-    f"aten::{name}"
-    for name in (
-        *("reshape", "view", "flatten", "unflatten"),
-        *("permute", "transpose", "contiguous", "clone"),
-    )
-)
 _TAKEN = tuple(f"aten::{name}" for name in ("index", "index_select", "lerp", "slice"))
 _OF_A_SHAPE = tuple(f"aten::{name}_like" for name in ("ones", "zeros", "full", "empty"))
 _ITEMS = (operator.getitem, pytree.tree_leaves)

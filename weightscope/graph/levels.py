@@ -36,6 +36,7 @@ from weightscope.graph.nodes import first_tensor, is_size, operator_of, raises, 
 from weightscope.graph.operators import facts
 from weightscope.graph.pieces import joined_pieces, joins_batches, lays_copies
 from weightscope.graph.positions import GLOBAL, Global, Positions, elements
+from weightscope.graph.queries import Queries
 from weightscope.graph.structure import ExampleInputs
 from weightscope.thresholds import LEVEL_RATIO
 
@@ -199,8 +200,7 @@ def _factors(
     halved: dict[fx.Node, float] = {}
     pooled: set[fx.Node] = set()
     told: set[fx.Node] = set()
-    answered: set[fx.Node] = set()
-    alike: dict[fx.Node, tuple[int, int]] = {}
+    queries = Queries(images)
     for node in capture.nodes:
         feeds = [n for n in node.all_input_nodes if n in factor]
         if node in factor or not feeds or node.op == "output" or is_size(node):
@@ -222,13 +222,10 @@ def _factors(
         own = own or reader.of_more_sides(node, largest, factor[largest] * halved[node])
         own = own or reader.of_samples(node, factor)
         own = own or reader.factor(node, pooled=all(n in pooled for n in feeds))
-        if (likeness := _likeness(node, factor, alike)) is not None:
-            alike[node] = likeness
-        if _asks(node, factor, alike) or all(n in answered for n in feeds):
+        if queries.note(node, feeds, pooled):
             own = None if own is None else GLOBAL  # layers that know of positions see vectors
-            answered |= {node} if own is None else set()
         if own is None or own is GLOBAL:
-            factor[node] = factor[largest]
+            factor[node] = queries.place(node, factor) or factor[largest]
             if own is GLOBAL:
                 pooled.add(node)
                 halved[node] = 1.0
@@ -236,40 +233,6 @@ def _factors(
             factor[node] = own / halved[node]
             told.add(node)
     return factor, pooled, told
-
-
-def _asks(
-    node: fx.Node, factor: Mapping[fx.Node, float], alike: Mapping[fx.Node, tuple[int, int]]
-) -> bool:
-    """Whether learned queries attend to what the image reaches: as many vectors for every image."""
-    asked = node.args[0] if node.args else None
-    view, value = facts(operator_of(node)).view, first_tensor(node)
-    if not isinstance(asked, fx.Node):
-        return False
-    if view == "product" and asked in alike and value is not None:
-        weights = tensor_of(asked)
-        positions = None if weights is None else hint(weights.shape[-1])
-        return (hint(value.shape[-2]), positions) == alike[asked]
-    return view == "whole" and asked not in factor
-
-
-def _likeness(
-    node: fx.Node, factor: Mapping[fx.Node, float], alike: Mapping[fx.Node, tuple[int, int]]
-) -> tuple[int, int] | None:
-    """How many learned queries a product is alike to how many positions; None of all else.
-
-    So are what only scales and normalises it.
-    """
-    value = tensor_of(node)
-    if value is None or value.dim() < 3:
-        return None
-    queries, positions = map(hint, value.shape[-2:])
-    reached = [n for n in node.all_input_nodes if n in factor]
-    if facts(operator_of(node)).view == "product":
-        learned = node.all_input_nodes[0] not in factor and len(reached) == 1
-        return (queries, positions) if learned else None
-    same = bool(reached) and all(alike.get(n) == (queries, positions) for n in reached)
-    return (queries, positions) if same else None
 
 
 def _halved(node: fx.Node, before: float, probe: Probe) -> float:

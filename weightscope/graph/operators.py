@@ -313,6 +313,12 @@ _ROWS: tuple[tuple[str, Operator], ...] = (
 RESHAPES = ("aten::reshape", "aten::view", "aten::_unsafe_view")
 """Give a tensor other axes in the same order of its numbers."""
 
+REARRANGES = (
+    *("aten::reshape", "aten::view", "aten::flatten", "aten::unflatten"),
+    *("aten::permute", "aten::transpose", "aten::contiguous", "aten::clone"),
+)
+"""Give a tensor other axes, or its numbers another order."""
+
 
 def _named(names: str, row: Operator) -> Mapping[str, Operator]:
     return {name if "::" in name else f"aten::{name}": row for name in names.split()}

@@ -36,6 +36,7 @@ from weightscope.graph.answers import (
     holds_where_shown,
     settles,
 )
+from weightscope.graph.batch_first import with_batch_first
 from weightscope.graph.beside import OTHER_IMAGES
 from weightscope.graph.capture import Capture
 from weightscope.graph.capturing import (
@@ -403,7 +404,7 @@ def _read(
         require_shape(captured, placement, levels)
     layers, _ = layer_places(captured, placement, model)
     _, dead = layer_places(captured, whole, model)
-    coarse = coarsen(captured, placement, model, inputs)
+    coarse = with_batch_first(coarsen(captured, placement, model, inputs))
     cuts, refusals = read_cuts(coarse, captured.nodes, model, levels, inputs.dimensions)
     if not cuts:
         _require_order(model, () if stages or part else levels.reductions)

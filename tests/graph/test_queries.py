@@ -1,0 +1,155 @@
+"""Queries and tokens: with the batch second, among each other, at several levels, with classes."""
+
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import weightscope as ws
+from weightscope.graph import read_structure
+from weightscope.truncation import verify
+
+
+class Pixels(nn.Module):
+    """Features at full, half and a quarter of the resolution, and those that come back up."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(1, 8, 3, 1, 1), nn.Conv2d(8, 8, 3, 2, 1)
+        self.c = nn.Conv2d(8, 8, 3, 2, 1)
+        self.d, self.e = nn.Conv2d(16, 8, 3, 1, 1), nn.Conv2d(16, 8, 3, 1, 1)
+
+    def down(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        a = self.a(x).relu()
+        b = self.b(a).relu()
+        return a, b, self.c(b).relu()
+
+    def up(self, a: Tensor, b: Tensor, c: Tensor) -> Tensor:
+        y = self.d(torch.cat([F.interpolate(c, size=b.shape[2:]), b], 1)).relu()
+        return self.e(torch.cat([F.interpolate(y, size=a.shape[2:]), a], 1)).relu()
+
+
+class BatchSecond(Pixels):
+    """Queries (number, batch, channels), as attention in torch takes them by default."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.queries, self.say = nn.Parameter(torch.randn(5, 8)), nn.Linear(8, 8)
+        self.ask = nn.MultiheadAttention(8, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        a, b, c = self.down(x)
+        tokens = c.flatten(2).permute(2, 0, 1)
+        said = self.queries[:, None].repeat(1, len(x), 1)
+        said = said + self.ask(said, tokens, tokens, need_weights=False)[0]
+        return torch.einsum("qbc,bchw->bqhw", self.say(said), self.up(a, b, c))
+
+
+class TurnedAtOnce(BatchSecond):
+    """The same, with the batch first as soon as the queries have asked."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        a, b, c = self.down(x)
+        tokens = c.flatten(2).permute(2, 0, 1)
+        said = self.queries[:, None].repeat(1, len(x), 1)
+        said = self.ask(said, tokens, tokens)[0].transpose(0, 1)
+        return self.say(said) @ self.up(a, b, c).flatten(2)
+
+
+class TokensBetween(Pixels):
+    """Tokens (number, batch, channels) at each level, that go down and come up as such."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fine, self.deep, self.out = nn.Linear(8, 8), nn.Linear(32, 8), nn.Linear(16, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = self.fine(self.a(x).flatten(2).permute(2, 0, 1)).relu()
+        height, width = x.shape[2:]
+        grid = tokens.reshape(height // 2, 2, width // 2, 2, len(x), 8)
+        deep = self.deep(grid.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(0, 1)).relu()
+        again = deep.reshape(height // 2, 1, width // 2, 1, len(x), 8)
+        again = again.expand(-1, 2, -1, 2, -1, -1).reshape(height * width, len(x), 8)
+        y = self.out(torch.cat([tokens, again], 2))
+        return y.permute(1, 2, 0).reshape(len(x), 2, height, width)
+
+
+class AmongTokens(Pixels):
+    """Queries join the tokens of the deepest level, and are taken from among them again."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.queries, self.say = nn.Parameter(torch.randn(4, 8)), nn.Linear(8, 8)
+        self.mix = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        a, b, c = self.down(x)
+        tokens = torch.cat([self.queries.expand(len(x), -1, -1), c.flatten(2).mT], 1)
+        said, tokens = self.mix(tokens).split([4, tokens.shape[1] - 4], 1)
+        y = self.up(a, b, tokens.mT.reshape(c.shape))
+        return torch.einsum("bqc,bchw->bqhw", self.say(said), y)
+
+
+class SlicedFromTokens(AmongTokens):
+    def forward(self, x: Tensor) -> Tensor:
+        a, b, c = self.down(x)
+        tokens = self.mix(torch.cat([self.queries.expand(len(x), -1, -1), c.flatten(2).mT], 1))
+        y = self.up(a, b, tokens[:, 4:].mT.reshape(c.shape))
+        return torch.einsum("bqc,bchw->bqhw", self.say(tokens[:, :4]), y)
+
+
+class AtTwoLevels(Pixels):
+    """Queries ask the deepest level, then a finer one, where a mask says where to look."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.queries, self.say = nn.Parameter(torch.randn(4, 8)), nn.Linear(8, 8)
+        self.first = nn.MultiheadAttention(8, 2, batch_first=True)
+        self.then = nn.MultiheadAttention(8, 2, batch_first=True)
+        self.classes = nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        a, b, c = self.down(x)
+        y, tokens = self.up(a, b, c), c.flatten(2).mT
+        said = self.queries.expand(len(x), -1, -1)
+        said = said + self.first(said, tokens, tokens)[0]
+        masks = torch.einsum("bqc,bchw->bqhw", self.say(said), y)
+        away = F.interpolate(masks, size=b.shape[2:]).flatten(2).sigmoid() < 0.01
+        tokens = b.flatten(2).mT
+        asked, _ = self.then(said, tokens, tokens, attn_mask=away.repeat_interleave(2, 0))
+        said = said + asked
+        masks = torch.einsum("bqc,bchw->bqhw", self.say(said), y)
+        return {"classes": self.classes(said), "masks": masks}
+
+
+def shapes_of(made: Any) -> Any:
+    if isinstance(made, Tensor):
+        return made.shape
+    return {name: value.shape for name, value in made.items()}
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [BatchSecond, TurnedAtOnce, TokensBetween, AmongTokens, SlicedFromTokens, AtTwoLevels],
+)
+def test_every_depth_is_cut(kind: type[Pixels]) -> None:
+    model = kind().eval()
+    analysis = ws.analyze(model, example_inputs=torch.rand(1, 1, 32, 32), response=False)
+    levels = len(analysis.structure.reductions)
+    assert levels == (2 if kind is TokensBetween else 3)
+    assert [cut.keep_levels for cut in analysis.structure.cuts] == [*range(1, levels)]
+    call = torch.rand(2, 1, 48, 32)
+    for proposal in analysis.proposals:
+        variant = proposal.build(width=2)
+        assert verify(variant, sizes=[call], export=False).failures == ()
+        assert shapes_of(variant.module(call)) == shapes_of(model(call))
+        assert variant.dropped_outputs == ()
+
+
+def test_queries_that_asked_at_two_levels_lie_at_the_shallower() -> None:
+    structure = read_structure(AtTwoLevels().eval(), torch.rand(1, 1, 32, 32))
+    stages = {layer: stage.name for stage in structure.stages for layer in stage.layers}
+    assert stages["first.out_proj"] == "bottleneck"
+    assert stages["then.out_proj"] == "decoder 1"
