@@ -441,6 +441,39 @@ def test_tiles_in_the_batch_have_the_reductions_of_the_image(model: nn.Module) -
     torch.testing.assert_close(rebuild(structure)(x), model(x), rtol=0, atol=1e-6)
 
 
+class OverlappingWindows(UNet):
+    """Goes over an image of one size in windows, two at a time and the last one alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.places = nn.Parameter(torch.randn(3, 32, 32))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.places
+        made, times = x.new_zeros(len(x), 2, 32, 32), x.new_zeros(1, 1, 32, 32)
+        starts = [(row, column) for row in (0, 8, 16) for column in (0, 8, 16)]
+        for first in range(0, 9, 2):
+            some = starts[first : first + 2]
+            windows = torch.cat([x[..., r : r + 16, c : c + 16] for r, c in some])
+            for (r, c), window in zip(some, super().forward(windows).chunk(len(some)), strict=True):
+                made[..., r : r + 16, c : c + 16] += window
+                times[..., r : r + 16, c : c + 16] += 1
+        return made / times
+
+
+def test_windows_whose_last_batch_is_smaller_are_cut_in_each() -> None:
+    model = OverlappingWindows().eval()
+    structure = read_structure(model, torch.rand(1, 3, 32, 32))
+    assert list(structure.reductions) == SIDES
+    assert [(cut.keep_levels, cut.times) for cut in structure.cuts] == [(1, 5), (2, 5)]
+    x = torch.rand(1, 3, 32, 32)
+    for cut in structure.cuts:
+        variant = build(
+            structure, make_plan(structure, find_cut(structure, cut.keep_levels), width=4)
+        )
+        assert variant.module(x).shape == model(x).shape
+
+
 class FramesInALoop(nn.Module):
     """Sees the first frame of a clip alone, then two at a time, each with the last one before."""
 

@@ -116,12 +116,30 @@ def _cut(
         exits.append(read)
     vectors = {read.node for read in exits if read.layout == "vector"}
     depth = replace(depth, removed=depth.removed - _heads_of(vectors, depth))
-    beside = side_by_side(depth.nodes, fine, entries, exits)
-    if isinstance(beside, str):
-        return beside
-    entering, leaving, times = in_runs(depth.nodes, depth.removed, *beside)
-    cut = Cut(keep, frozenset(n.name for n in depth.removed), entering, leaving, times)
+    crossing = _in_runs(depth, fine, entries, exits)
+    if isinstance(crossing, str):
+        return crossing
+    cut = Cut(keep, frozenset(n.name for n in depth.removed), *crossing)
     return _TURNED if _is_turned(cut, depth) else cut
+
+
+def _in_runs(
+    depth: _Depth, fine: Sequence[fx.Node], entries: Sequence[Site], exits: Sequence[Site]
+) -> tuple[tuple[Site, ...], tuple[Site, ...], int] | str:
+    """What crosses, in runs of what is removed, and their number; or why it cannot cross.
+
+    Each run may be given a batch of another size (windows of an image, some at a time).
+    """
+    entering, leaving, number = in_runs(depth.nodes, depth.removed, entries, exits)
+    if number > 1:
+        runs = Cut(0, frozenset(), entering, leaving, number).runs
+        beside = [side_by_side(depth.nodes, fine, *run) for run in runs]
+        read = [run for run in beside if not isinstance(run, str)]
+        if len(read) == len(runs):
+            entries, exits = (tuple(s for run in read for s in run[i]) for i in (0, 1))
+            return in_runs(depth.nodes, depth.removed, entries, exits)
+    whole = side_by_side(depth.nodes, fine, entries, exits)
+    return whole if isinstance(whole, str) else in_runs(depth.nodes, depth.removed, *whole)
 
 
 def _heads_of(vectors: Collection[str], depth: _Depth) -> set[fx.Node]:

@@ -208,8 +208,6 @@ def _factors(
         reader.note(node)
         largest = max(feeds, key=lambda n: elements(n, reader.large))
         halved[node] = _halved(node, halved.get(largest, 1.0), reader.large)
-        if (halved[node] != 1 and joins_batches(node)) or lays_copies(node):
-            reader.note_pieces(node)
         if node in joined:
             halved[node] = halved.get(joined[node], 1.0)
         if node in whole_of:
@@ -217,6 +215,9 @@ def _factors(
                 1, elements(node, reader.large)
             )
         reader.borders.note(node, feeds, joined.get(node, largest), is_piece=node in whole_of)
+        is_piece = halved[node] != 1 or reader.borders.share(node) != 1
+        if (is_piece and joins_batches(node)) or lays_copies(node):
+            reader.note_pieces(node)
         own: float | Global | None = reader.of_shuffled_frames(node)
         own = own or reader.of_resized_spectrum(node, factor[largest])
         own = own or reader.of_more_sides(node, largest, factor[largest] * halved[node])
