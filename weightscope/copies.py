@@ -37,7 +37,7 @@ def deep_copy(model: nn.Module, memo: dict[int, Any] | None = None) -> nn.Module
     Raises:
         Exception: Whatever a part raises that cannot be copied.
     """
-    memo = _left_by_forwards(model) | _new_locks(model) | (memo or {})
+    memo = _empty(model) | _left_by_forwards(model) | _new_locks(model) | (memo or {})
     twin: nn.Module = copy.deepcopy(model, memo)
     functions = _Functions(memo)
     for module in twin.modules():
@@ -51,6 +51,15 @@ def deep_copy(model: nn.Module, memo: dict[int, Any] | None = None) -> nn.Module
                     if isinstance(inner, FunctionType):
                         value[key] = functions.own(inner)
     return twin
+
+
+def _empty(model: nn.Module) -> dict[int, Any]:
+    """New ones for the dictionaries in which modules have no hooks.
+
+    Each has several, and the general way to copy them was a tenth of the time of a reading.
+    """
+    held = (value for module in model.modules() for value in vars(module).values())
+    return {id(value): OrderedDict() for value in held if type(value) is OrderedDict and not value}
 
 
 def _left_by_forwards(model: nn.Module) -> dict[int, Any]:

@@ -169,7 +169,38 @@ def _whole(size: Any, by: Any) -> Any:
     return size // by
 
 
+def _sampled_shape(input: Tensor, grid: Tensor, *settings: Any) -> Tensor:
+    """What is sampled at the places of a grid, without the arithmetic on their coordinates."""
+    return input.new_empty((*input.shape[:2], *grid.shape[1:-1]))
+
+
+def _alike(input: Tensor, *settings: Any, **others: Any) -> Tensor:
+    """What an activation makes of each number on its own."""
+    return torch.empty_like(input)
+
+
+def _itself(input: Tensor, *settings: Any, **others: Any) -> Tensor:
+    """What an activation overwrites."""
+    return input
+
+
+_ACTIVATIONS = (
+    *("relu", "relu6", "leaky_relu", "elu", "selu", "celu", "gelu", "silu", "mish"),
+    *("hardtanh", "hardswish", "hardsigmoid", "softplus", "softshrink", "hardshrink"),
+)
 _DECOMPOSITIONS = "torch._decomp.decompositions"
+
+
+def _of_activations() -> dict[tuple[str, Any], Any]:
+    """Shapes of activations, each with the one that overwrites what it is given."""
+    found: dict[tuple[str, Any], Any] = {}
+    for name in _ACTIVATIONS:
+        for spelling, shapes in ((name, _alike), (f"{name}_", _itself)):
+            operator = getattr(getattr(torch.ops.aten, spelling, None), "default", None)
+            if operator is not None:
+                found["torch._decomp", operator] = shapes
+    return found
+
 
 _SHAPES: dict[tuple[str, Any], Any] = {
     (_DECOMPOSITIONS, "native_batch_norm_helper"): norm_shapes,
@@ -186,6 +217,8 @@ _SHAPES: dict[tuple[str, Any], Any] = {
     ("torch._decomp", torch.ops.aten.linalg_vector_norm.default): _vector_norm_shapes,
     ("torch._decomp", torch.ops.aten.upsample_bicubic2d.default): _cubic_shapes,
     ("torch._decomp", torch.ops.aten.affine_grid_generator.default): _grid_shape,
+    ("torch._decomp", torch.ops.aten.grid_sampler_2d.default): _sampled_shape,
+    **_of_activations(),
 }
 
 
