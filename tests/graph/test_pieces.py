@@ -669,3 +669,33 @@ def test_signals_along_the_frames_of_pieces_lie_where_their_places_do(along: boo
     assert structure.reductions == ((1, 1, 1), (1, 2, 2))
     deepest = next(stage for stage in structure.stages if stage.role == "bottleneck")
     assert {"between", "between_each", "deep"} <= set(deepest.layers)
+
+
+class InTurnUp(UNet):
+    """Comes up by an inverse wavelet transform, one side after the other."""
+
+    def __init__(self, rows_first: bool) -> None:
+        super().__init__()
+        self.rows_first = rows_first
+        self.widen2, self.widen1 = conv(32, 64), conv(16, 32)
+        self.d1, self.d0 = conv(32, 16), conv(16, 8)
+
+    def up(self, x: Tensor) -> Tensor:
+        low, a, b, c = (self.widen2 if x.shape[1] == 32 else self.widen1)(x).chunk(4, 1)
+        first, second = (3, 4) if self.rows_first else (4, 3)
+        left = torch.stack([low + a, low - a], first).flatten(first - 1, first)
+        right = torch.stack([b + c, b - c], first).flatten(first - 1, first)
+        return torch.stack([left + right, left - right], second).flatten(second - 1, second)
+
+
+@pytest.mark.parametrize("rows_first", [True, False])
+def test_sides_that_are_interleaved_in_turn_make_no_level(rows_first: bool) -> None:
+    model = InTurnUp(rows_first).eval()
+    structure = read_structure(model, torch.randn(1, 3, 64, 64))
+    assert list(structure.reductions) == SIDES
+    assert [cut.keep_levels for cut in structure.cuts] == [1, 2]
+    x = torch.randn(2, 3, 32, 48)
+    for cut in structure.cuts:
+        variant = build(structure, make_plan(structure, cut, width=4))
+        assert verify(variant, sizes=[x], export=False).failures == ()
+        assert variant.module(x).shape == model(x).shape

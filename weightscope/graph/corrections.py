@@ -40,6 +40,7 @@ def corrected(
     """
     found = {**factor, **_where_resized_to(images[1:], factor)}
     found |= _where_queries_lie(factor, told)
+    found |= _where_sides_grow_in_turn(factor, told)
     found |= _where_learned_tokens_join(found, told)
     return found | _where_images_lie_together(found, told, images, reader)
 
@@ -123,15 +124,43 @@ def _up_to_what_tells(
 
     What comes back up tells nothing about what it is given.
     """
-    between, waiting, behind = {node}, [node], list[float]()
+    between, behind = _first_that_tell(node, factor, told)
+    return between, [factor[n] for n in behind if not raises(n)]
+
+
+def _first_that_tell(
+    node: fx.Node, factor: Mapping[fx.Node, float], told: Collection[fx.Node]
+) -> tuple[set[fx.Node], list[fx.Node]]:
+    """What follows a node up to the first that tell their P_input / P, and these."""
+    between, waiting, behind = {node}, [node], list[fx.Node]()
     while waiting:
         for user in waiting.pop().users:
             if user in told:
-                behind += [] if raises(user) else [factor[user]]
+                behind.append(user)
             elif user in factor and user not in between:
                 between.add(user)
                 waiting.append(user)
     return between, behind
+
+
+def _where_sides_grow_in_turn(
+    factor: Mapping[fx.Node, float], told: Collection[fx.Node]
+) -> dict[fx.Node, float]:
+    """P_input / P where one side of a map is interleaved, and the other right behind it: as before.
+
+    A map that is finer along one side only is on its way, and no level (an inverse transform by
+    wavelets, rows first).
+    """
+    found: dict[fx.Node, float] = {}
+    for node in factor:
+        if node not in told or operator_of(node) not in _RESHAPES:
+            continue
+        before = factor[node.all_input_nodes[0]]
+        between, behind = _first_that_tell(node, factor, told)
+        again = [operator_of(n) in _RESHAPES and factor[n] < factor[node] for n in behind]
+        if factor[node] < before and again and all(again):
+            found |= dict.fromkeys(between, before)
+    return found
 
 
 def _alike(factors: Collection[float]) -> bool:

@@ -252,6 +252,7 @@ def _split(
     for node in unreadable:  # what leaves before channels become pixels, or pixels are repeated
         stays = [user for user in node.users if user not in removed]
         moves = _moves_one_tensor(node, model, coarse.reached, weights)
+        moves |= operator_of(node) == "aten::stack"
         # what is only returned (a loss, codes) is no way up
         if stays and nodes[-1:] != stays and (node in reshapes or node in taken or moves):
             removed -= {node, _taken_from(node)}
