@@ -256,6 +256,18 @@ def test_normalising_without_arithmetic_returns_what_torch_says(
         lambda x: torch.linalg.vector_norm(torch.complex(x, x), dim=1),
         lambda x: nn.functional.interpolate(x, (10, 9), mode="bicubic"),
         lambda x: nn.functional.interpolate(x, scale_factor=2, mode="bicubic"),
+        lambda x: nn.functional.grid_sample(x, torch.zeros(3, 5, 7, 2), align_corners=False),
+        lambda x: nn.functional.grid_sample(x, x.new_zeros(len(x), 5, 7, 2), align_corners=False),
+        *(
+            partial(change, getattr(nn.functional, name))
+            for name in ("relu", "leaky_relu", "gelu", "silu", "elu", "hardswish", "softplus")
+            for change in (
+                lambda activation, x: activation(x),
+                lambda activation, x: activation(x.transpose(1, 3)[:, 1:]),
+                lambda activation, x: activation(x.expand(2, 3, 4, 8, 6)),
+            )
+        ),
+        lambda x: nn.functional.leaky_relu(x.transpose(1, 2), inplace=True),
     ],
 )
 def test_operators_that_are_not_taken_apart_return_what_torch_says(
@@ -308,6 +320,35 @@ def test_places_that_an_axis_does_not_have_are_refused(place: int, size: DimDyna
         assert given.select(1, -1).shape == given.select(-2, 1).shape == (4, 5)
         with pytest.raises(IndexError):
             given.select(1, place)
+
+
+@pytest.mark.parametrize("least", [0, 2])
+def test_strides_in_order_are_seen_without_comparing_sizes(
+    least: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+    monkeypatch.setattr(torch._prims_common, "check_contiguous_sizes_strides", asked.append)
+    mode = dispatch.FakeTensorMode(shape_env=ShapeEnv(), allow_non_fake_inputs=True)
+    sizes = StatelessSymbolicContext([DimDynamic.DYNAMIC] * 4)
+    with tracing.without_numbers(), mode:
+        x = mode.from_tensor(torch.zeros(2, 3, 9, 7), symbolic_context=sizes)
+        # what may have no positions has the larger of one and its size in its strides
+        x = nn.functional.conv2d(x, torch.zeros(4, 3, 5, 5), padding=2 if least else 0)
+        assert torch._prims_common.is_contiguous(x)
+    assert not asked
+
+
+def test_a_gpu_is_asked_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: bool(asked.append("gpu")))
+    before = torch.cuda.is_available
+    mode = dispatch.FakeTensorMode()
+    with tracing.without_numbers():
+        for _ in range(3):
+            with mode:
+                mode.from_tensor(torch.zeros(2)) + 1
+    assert asked == ["gpu"]
+    assert torch.cuda.is_available is before
 
 
 def test_a_group_norm_of_other_channels_is_refused_without_arithmetic() -> None:

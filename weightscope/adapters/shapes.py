@@ -171,7 +171,10 @@ def _whole(size: Any, by: Any) -> Any:
 
 def _sampled_shape(input: Tensor, grid: Tensor, *settings: Any) -> Tensor:
     """What is sampled at the places of a grid, without the arithmetic on their coordinates."""
-    return input.new_empty((*input.shape[:2], *grid.shape[1:-1]))
+    images = grid.shape[0]
+    if input.shape[0] != images:
+        raise RuntimeError(f"{input.shape[0]} images are sampled by {images} grids")
+    return input.new_empty((images, input.shape[1], *grid.shape[1:-1]))
 
 
 def _alike(input: Tensor, *settings: Any, **others: Any) -> Tensor:

@@ -446,12 +446,14 @@ def _lies_in_order(sizes: Sequence[Any], strides: Sequence[Any]) -> bool:
     Then it is so for all sizes, and none have to be compared. Of what may have none torch writes
     the larger of one and the size.
     """
-    at_least: Any = getattr(module_named("torch.utils._sympy.functions"), "Max", max)
+    larger: Any = getattr(module_named("torch.utils._sympy.functions"), "Max", max)
+    one: Any = module_named("sympy").Integer(1)
     behind: tuple[Any, ...] = (1,)
     for size, stride in zip(reversed(sizes), reversed(strides), strict=True):
         if stride not in behind:
             return False
-        behind = stride * size, stride * at_least(1, size)
+        some = max(size, 1) if isinstance(size, int) else larger(one, size)
+        behind = stride * size, stride * some
     return True
 
 
