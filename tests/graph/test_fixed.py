@@ -922,6 +922,20 @@ def test_one_image_is_refused_where_it_takes_another_way() -> None:
         graph(torch.randn(1, 3, 16, 16), torch.rand(1))
 
 
+@pytest.mark.parametrize("other", [16, 64])
+def test_a_size_is_said_to_be_held_where_the_model_takes_a_smaller_or_a_larger(other: int) -> None:
+    class LookedUp(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = Small(1, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.net(x * {32: 1.0, other: 2.0}[x.shape[3]])
+
+    (note,) = read_structure(LookedUp().eval(), torch.rand(1, 1, 32, 32)).notes
+    assert "read at 32x32 only" in note
+
+
 def test_the_note_of_a_held_size_names_the_line_that_makes_a_number_of_it() -> None:
     class Counted(nn.Module):
         def __init__(self) -> None:

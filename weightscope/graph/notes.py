@@ -24,6 +24,7 @@ from weightscope.graph.values import line_of, where_read
 from weightscope.showing import counted
 
 _SHOWN = 6
+_OTHER_SIZES = (2, 0.5)
 
 
 def fixed_note(trial: Trial, captured: Capture, inputs: ExampleInputs, turned: Turned) -> str:
@@ -38,8 +39,8 @@ def fixed_note(trial: Trial, captured: Capture, inputs: ExampleInputs, turned: T
     free = [is_symbolic(size) for size in image_sizes(captured)]
     if free and all(free) and not captured.unit:
         return ""
-    other = at_another_size(inputs)
-    if trial.error(other.args, other.kwargs) is not None:
+    others = (at_another_size(inputs, factor) for factor in _OTHER_SIZES)
+    if all(trial.error(other.args, other.kwargs) is not None for other in others):
         return ""
     given = [images_of(inputs)[0].shape[axis] for axis in inputs.space]
     size = "x".join(map(str, captured.unit or given))
