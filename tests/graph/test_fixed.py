@@ -934,6 +934,7 @@ def test_a_size_is_said_to_be_held_where_the_model_takes_a_smaller_or_a_larger(o
 
     (note,) = read_structure(LookedUp().eval(), torch.rand(1, 1, 32, 32)).notes
     assert "read at 32x32 only" in note
+    assert re.search(r"in test_fixed\.py, line \d+: `return .*2\.0}\[x\.shape\[3\]\]", note)
 
 
 def test_the_note_of_a_held_size_names_the_line_that_makes_a_number_of_it() -> None:

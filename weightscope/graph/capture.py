@@ -62,7 +62,7 @@ from weightscope.graph.pools import FREE_DRAWS, FREE_SIZES, FittedPads
 from weightscope.graph.recurrence import WHOLE_RECURRENCES
 from weightscope.graph.states import Rest
 from weightscope.graph.structure import ExampleInputs, Sizes
-from weightscope.graph.values import cannot_follow
+from weightscope.graph.values import cannot_follow, where_raised
 from weightscope.graph.writes import order_writes
 from weightscope.restoring import Cleanup
 
@@ -117,7 +117,8 @@ class Capture:
     ``functions`` are the calls of what has a backward of its own.
     ``freer`` is the capture that keeps those free too, where it was tried and no more sizes of
     images are free in it; None where it failed.
-    ``turned`` are the numbers that it made of free sizes.
+    ``turned`` are the numbers that it made of free sizes; ``stopped`` says in which line of a
+    forward the trace ended that kept them free, as " in FILE, line N: `CODE`", empty if it did not.
     ``decisions`` are the answers with which the forward went on that asked about free sizes, and
     what has to be true of a size of which it takes so many positions (``x[:, :, :64]``).
     """
@@ -134,6 +135,7 @@ class Capture:
     freer: tuple[Capture | None, ...] = ()
     decisions: Mapping[Any, Any] = field(default_factory=dict)
     turned: Turned = ()
+    stopped: str = ""
 
 
 @dataclass
@@ -224,7 +226,7 @@ def capture(
         StructureError: ``torch.export`` cannot trace the model.
     """
     failures: list[str] = []
-    too_complex = False
+    too_complex, stopped = False, ""
     cause: Exception | None = None
     values: tuple[StructureError, Exception] | None = None
     attempts: tuple[Sizes, ...] = ("symbolic", "batch", "fixed")
@@ -232,9 +234,8 @@ def capture(
         tracer = _Tracer(model, inputs, sizes, training, numbers, unit, square)
         try:
             captured = tracer.run()
-            return replace(
-                captured, too_complex=too_complex, numbers=numbers, unit=tuple(unit), square=square
-            )
+            captured = replace(captured, too_complex=too_complex, stopped=stopped)
+            return replace(captured, numbers=numbers, unit=tuple(unit), square=square)
         except Exception as error:  # noqa: BLE001 - whatever ends an attempt; the last one raises
             if tracer.budget.exceeded:
                 too_complex = True
@@ -244,7 +245,7 @@ def capture(
                 # what is read may be sizes in a tensor, which are numbers where sizes are
                 values = values or (read, error)
                 continue
-            cause = error
+            cause, stopped = error, stopped or where_raised(error)
             failures.append(f"{sizes} sizes: {_first_line(error)} (in {tracer.where})")
     if values:
         raise values[0] from values[1]

@@ -27,7 +27,9 @@ _SHOWN = 6
 _OTHER_SIZES = (2, 0.5)
 
 
-def fixed_note(trial: Trial, captured: Capture, inputs: ExampleInputs, turned: Turned) -> str:
+def fixed_note(
+    trial: Trial, captured: Capture, inputs: ExampleInputs, turned: Turned, stopped: str
+) -> str:
     """What to say where the graph holds at one size though the model takes others.
 
     Args:
@@ -35,6 +37,7 @@ def fixed_note(trial: Trial, captured: Capture, inputs: ExampleInputs, turned: T
         captured: What was read.
         inputs: How the model is called.
         turned: Numbers that the forward made of free sizes, as in ``Capture``.
+        stopped: Where a trace with free sizes ended, as there.
     """
     free = [is_symbolic(size) for size in image_sizes(captured)]
     if free and all(free) and not captured.unit:
@@ -54,7 +57,9 @@ def fixed_note(trial: Trial, captured: Capture, inputs: ExampleInputs, turned: T
     why = "the forward turns sizes into numbers or works at sizes of its own"
     # of what else may be free, frames and the number of images, only other numbers are made
     lines = [line for number, line, as_given in turned if not as_given or number in given]
-    if lines:
+    if stopped:
+        why = f"the forward could not be followed at other sizes{stopped}"
+    elif lines:
         why = f"the forward turns sizes into numbers in {line_of(*lines[0])}"
     if captured.too_complex or captured.unit:
         why = "the forward computes with its sizes in more steps than are followed"

@@ -379,7 +379,7 @@ def _read(
     model = trial.original
     inputs, read_at, captured = taken or captured_with(trial, example_inputs, layout, holds_frames)
     require_followed(captured.program, trial.name)
-    turned = captured.turned
+    turned, stopped = captured.turned, captured.stopped
     captured, levels, fixed = at_all_sizes(trial, inputs, read_at, captured)
     fixed |= at_one_size
     if fixed or captured.sizes != "symbolic":
@@ -418,7 +418,7 @@ def _read(
     _without_boundaries(captured)
     notes = (
         wrapped,
-        fixed_note(trial, captured, inputs, turned),
+        fixed_note(trial, captured, inputs, turned, stopped),
         frames_note(trial, captured, inputs),
         inside_note(levels.inside),
         finer_note(levels),

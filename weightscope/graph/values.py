@@ -35,8 +35,8 @@ def cannot_follow(error: BaseException, model: nn.Module) -> StructureError | No
     """
     if any(_is_nested(cause) for cause in _causes(error)):
         return StructureError(
-            f"the forward of {type(model).__name__} makes nested tensors{_where(error)}, which have"
-            " no sizes that can be followed. Let it pad to one size"
+            f"the forward of {type(model).__name__} makes nested tensors{where_raised(error)}, which"
+            " have no sizes that can be followed. Let it pad to one size"
             " (torch.nn.utils.rnn.pad_sequence) and hand over a mask, or pass the part of the"
             " network without them"
         )
@@ -87,7 +87,7 @@ def _reads_values(error: BaseException, model: nn.Module) -> StructureError | No
         "Take that line out of the forward: compute in __init__ what follows no input, and do what"
         " only checks or reports only `if not torch.compiler.is_compiling():`"
     )
-    part, where, starting = _largest_part(model), _where(error), _starting(model)
+    part, where, starting = _largest_part(model), where_raised(error), _starting(model)
     if starting:
         remedy = (
             f"{starting} says that its first call is still to come, which starts what later calls"
@@ -119,7 +119,7 @@ def where_read(error: BaseException) -> str:
     """
     if not any(_reads(cause) for cause in _causes(error)):
         return ""
-    return _where(error) or " in some line"
+    return where_raised(error) or " in some line"
 
 
 def observer_in(model: nn.Module) -> str:
@@ -180,8 +180,8 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__ or error.__context__
 
 
-def _where(error: BaseException) -> str:
-    """The innermost line of the traceback that is neither torch's nor ours."""
+def where_raised(error: BaseException) -> str:
+    """The innermost line of the traceback that is neither torch's nor ours, as " in FILE, ..."."""
     for cause in _causes(error):
         for frame in reversed(traceback.extract_tb(cause.__traceback__)):
             if frame.filename.startswith(("<", *_NOT_THE_USERS)):
