@@ -35,8 +35,8 @@ def cannot_follow(error: BaseException, model: nn.Module) -> StructureError | No
     """
     if any(_is_nested(cause) for cause in _causes(error)):
         return StructureError(
-            f"the forward of {type(model).__name__} makes nested tensors{where_raised(error)}, which"
-            " have no sizes that can be followed. Let it pad to one size"
+            f"the forward of {type(model).__name__} makes nested tensors{where_raised(error)},"
+            " which have no sizes that can be followed. Let it pad to one size"
             " (torch.nn.utils.rnn.pad_sequence) and hand over a mask, or pass the part of the"
             " network without them"
         )
