@@ -674,23 +674,29 @@ def test_signals_along_the_frames_of_pieces_lie_where_their_places_do(along: boo
 class InTurnUp(UNet):
     """Comes up by an inverse wavelet transform, one side after the other."""
 
-    def __init__(self, rows_first: bool) -> None:
+    def __init__(self, rows_first: bool, joins: bool) -> None:
         super().__init__()
-        self.rows_first = rows_first
+        self.rows_first, self.joins = rows_first, joins
         self.widen2, self.widen1 = conv(32, 64), conv(16, 32)
         self.d1, self.d0 = conv(32, 16), conv(16, 8)
 
     def up(self, x: Tensor) -> Tensor:
         low, a, b, c = (self.widen2 if x.shape[1] == 32 else self.widen1)(x).chunk(4, 1)
         first, second = (3, 4) if self.rows_first else (4, 3)
-        left = torch.stack([low + a, low - a], first).flatten(first - 1, first)
-        right = torch.stack([b + c, b - c], first).flatten(first - 1, first)
-        return torch.stack([left + right, left - right], second).flatten(second - 1, second)
+        left = self.between([low + a, low - a], first)
+        right = self.between([b + c, b - c], first)
+        return self.between([left + right, left - right], second)
+
+    def between(self, parts: list[Tensor], axis: int) -> Tensor:
+        if self.joins:
+            parts = [part.unsqueeze(axis) for part in parts]
+        return (torch.cat if self.joins else torch.stack)(parts, axis).flatten(axis - 1, axis)
 
 
+@pytest.mark.parametrize("joins", [True, False])
 @pytest.mark.parametrize("rows_first", [True, False])
-def test_sides_that_are_interleaved_in_turn_make_no_level(rows_first: bool) -> None:
-    model = InTurnUp(rows_first).eval()
+def test_sides_that_are_interleaved_in_turn_make_no_level(rows_first: bool, joins: bool) -> None:
+    model = InTurnUp(rows_first, joins).eval()
     structure = read_structure(model, torch.randn(1, 3, 64, 64))
     assert list(structure.reductions) == SIDES
     assert [cut.keep_levels for cut in structure.cuts] == [1, 2]
@@ -699,3 +705,31 @@ def test_sides_that_are_interleaved_in_turn_make_no_level(rows_first: bool) -> N
         variant = build(structure, make_plan(structure, cut, width=4))
         assert verify(variant, sizes=[x], export=False).failures == ()
         assert variant.module(x).shape == model(x).shape
+
+
+class TilesInColumns(UNet):
+    """Takes tiles of one size by ``F.unfold``, each through the network, and lays them back."""
+
+    def __init__(self, stride: int) -> None:
+        super().__init__()
+        self.stride = stride
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, c, *sizes = x.shape
+        columns = F.unfold(x, 16, stride=self.stride).transpose(1, 2)
+        tiles = super().forward(columns.reshape(-1, c, 16, 16))
+        columns = tiles.reshape(n, columns.shape[1], -1).transpose(1, 2)
+        times = F.fold(torch.ones_like(columns), sizes, 16, stride=self.stride)
+        return F.fold(columns, sizes, 16, stride=self.stride) / times
+
+
+@pytest.mark.parametrize("stride", [8, 16])
+def test_tiles_that_are_unfolded_have_the_levels_of_the_image(stride: int) -> None:
+    model = TilesInColumns(stride).eval()
+    structure = read_structure(model, torch.randn(1, 3, 64, 64))
+    assert list(structure.reductions) == SIDES
+    assert [cut.keep_levels for cut in structure.cuts] == [1, 2]
+    x = torch.randn(2, 3, 48, 80)
+    for cut in structure.cuts:
+        variant = build(structure, make_plan(structure, cut, width=4))
+        assert verify(variant, sizes=[x], export=False).failures == ()

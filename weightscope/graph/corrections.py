@@ -14,7 +14,7 @@ from torch import Tensor, fx
 from weightscope.adapters.symbols import key
 from weightscope.graph.nodes import argument, first_tensor, operator_of, raises, tensor_of
 from weightscope.graph.operators import RESHAPES, facts
-from weightscope.graph.pieces import JOINS, SPLITS, ancestors
+from weightscope.graph.pieces import JOINS, SPLITS, ancestors, tiles_in_columns
 from weightscope.graph.positions import Positions, elements
 from weightscope.thresholds import LEVEL_RATIO
 
@@ -41,6 +41,7 @@ def corrected(
     found = {**factor, **_where_resized_to(images[1:], factor)}
     found |= _where_queries_lie(factor, told)
     found |= _where_sides_grow_in_turn(factor, told)
+    found |= _where_columns_are_tiles(factor, told, reader)
     found |= _where_learned_tokens_join(found, told)
     return found | _where_images_lie_together(found, told, images, reader)
 
@@ -160,6 +161,32 @@ def _where_sides_grow_in_turn(
         again = [operator_of(n) in _RESHAPES and factor[n] < factor[node] for n in behind]
         if factor[node] < before and again and all(again):
             found |= dict.fromkeys(between, before)
+    return found
+
+
+def _where_columns_are_tiles(
+    factor: Mapping[fx.Node, float], told: Collection[fx.Node], reader: Positions
+) -> dict[fx.Node, float]:
+    """P_input / P of the columns that tiles are taken in, before they are maps: that of the image.
+
+    Args:
+        factor: P_input / P of each node.
+        told: Those whose operation tells it.
+        reader: Counts positions.
+    """
+    found: dict[fx.Node, float] = {}
+    for made, tiles, whole in tiles_in_columns([*factor], reader.dimensions):
+        own = factor.get(whole, 1.0)
+        for tile in tiles:
+            columns = ancestors(tile) - ancestors(whole)
+            columns |= _first_that_tell(tile, factor, told)[0]
+            found |= dict.fromkeys((n for n in columns if n in factor), own)
+        waiting = [made]
+        while waiting:  # and of those that are laid back
+            node = waiting.pop()
+            found[node] = own
+            given = [n for n in node.all_input_nodes if n in factor and n not in found]
+            waiting += [n for n in given if n not in told and n not in tiles]
     return found
 
 

@@ -20,7 +20,7 @@ from weightscope.graph.layouts import alike
 from weightscope.graph.levels import Levels
 from weightscope.graph.nodes import argument, has_effect, operator_of
 from weightscope.graph.operators import REARRANGES
-from weightscope.graph.pieces import SPLITS
+from weightscope.graph.pieces import JOINS, SPLITS
 from weightscope.graph.structure import Cut, Layout, Place, Refusal, Site
 from weightscope.graph.turns import in_runs, turned
 
@@ -252,7 +252,7 @@ def _split(
     for node in unreadable:  # what leaves before channels become pixels, or pixels are repeated
         stays = [user for user in node.users if user not in removed]
         moves = _moves_one_tensor(node, model, coarse.reached, weights)
-        moves |= operator_of(node) == "aten::stack"
+        moves |= operator_of(node) in ("aten::stack", *JOINS)
         # what is only returned (a loss, codes) is no way up
         if stays and nodes[-1:] != stays and (node in reshapes or node in taken or moves):
             removed -= {node, _taken_from(node)}

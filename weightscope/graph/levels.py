@@ -276,15 +276,19 @@ def _sizes_at_the_example(
 
 
 def _sizes_of_maps(nodes: Iterable[fx.Node], reader: Positions) -> set[tuple[int, ...]]:
-    """Every size of a map, where a side is fixed: convolutions without padding make odd ones."""
-    if not any(reader.borders.fixed):
-        return set()
+    """Every size of a map that follows no input's.
+
+    Where a side is fixed all of them: convolutions without padding make odd ones. Else those of
+    tiles of one size, of which a larger image has more.
+    """
     found: set[tuple[int, ...]] = set()
     for node in nodes:
         value, layout = first_tensor(node), facts(operator_of(node)).layout
-        if layout is not None and value is not None and value.dim() == reader.dimensions + 2:
-            shape = tuple(map(hint, value.shape))
-            found.add(shape[2:] if layout == "channels_first" else shape[1:-1])
+        if layout is None or value is None or value.dim() != reader.dimensions + 2:
+            continue
+        sides = value.shape[2:] if layout == "channels_first" else value.shape[1:-1]
+        if any(reader.borders.fixed) or not any(map(is_symbolic, sides)):
+            found.add(tuple(map(hint, sides)))
     return found
 
 

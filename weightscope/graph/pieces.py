@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import operator
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from torch import Tensor, fx
@@ -63,7 +64,51 @@ def joined_pieces(
             if len(own) > 1 and all(own):
                 pieces.update({n: cut[n][0] for n in seen})
                 joins[node] = cut[min(own[0], key=lambda n: n.name)][0]
+    for made, tiles, whole in tiles_in_columns(nodes, dimensions):
+        pieces.update(dict.fromkeys(tiles, whole))
+        joins[made] = whole
     return pieces, joins
+
+
+def tiles_in_columns(
+    nodes: Sequence[fx.Node], dimensions: int
+) -> Iterator[tuple[fx.Node, list[fx.Node], fx.Node]]:
+    """Tiles that ``F.unfold`` takes of an image, laid out as maps, and that ``F.fold`` lays back.
+
+    They may lie over each other.
+
+    Yields:
+        What lays them back, what lays them out as maps, and the image.
+    """
+    taken = [node for node in nodes if operator_of(node) == "aten::im2col"]
+    for node in nodes if taken else ():
+        if operator_of(node) != "aten::col2im":
+            continue
+        behind = ancestors(node)
+        for columns in taken:
+            kernel = argument(columns, "kernel_size")
+            if columns not in behind or kernel != argument(node, "kernel_size"):
+                continue
+            tiles = [
+                n
+                for n in behind
+                if operator_of(n) in RESHAPES
+                and columns in ancestors(n)
+                and _lies_in(tensor_of(n), kernel, dimensions)
+                and _holds_as_many(n, columns)
+            ]
+            if tiles:
+                yield node, tiles, root(columns.all_input_nodes[0])
+
+
+def _lies_in(value: Tensor | None, kernel: Sequence[int], dimensions: int) -> bool:
+    return value is not None and value.dim() == dimensions + 2 and [*value.shape[2:]] == [*kernel]
+
+
+def _holds_as_many(node: fx.Node, columns: fx.Node) -> bool:
+    values = [tensor_of(n) for n in (node, columns)]
+    first, second = (math.prod(map(hint, v.shape)) if v is not None else 0 for v in values)
+    return first == second
 
 
 def windows(nodes: Sequence[fx.Node], side: str) -> set[tuple[int, int]]:
