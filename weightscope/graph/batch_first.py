@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import fx
@@ -15,7 +16,7 @@ from weightscope.graph.structure import Place
 
 CROSSES = "crosses"
 """Note on what was turned, so that it can leave or enter a cut."""
-_TURNS: torch._ops.OpOverload = torch.ops.aten.transpose.int
+_TURNS: Any = torch.ops.aten.transpose.int
 
 
 def with_batch_first(coarse: Coarse) -> Coarse:
