@@ -204,7 +204,7 @@ def test_what_computes_too_much_with_its_sizes_is_read_at_multiples(
 ) -> None:
     torch.manual_seed(0)
     model = Windows(with_integers).eval()
-    monkeypatch.setattr(tracing, "LARGEST_QUESTION", 12)
+    monkeypatch.setattr(tracing, "LARGEST_QUESTION", 10)
     structure = read_structure(model)
     assert any("read at multiples of 32x32 only" in note for note in structure.notes)
     costs = count_costs(model, structure.inputs)
