@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import weightscope as ws
+from weightscope.errors import InputError
 from weightscope.graph import read_structure
 from weightscope.truncation import verify
 
@@ -153,3 +154,42 @@ def test_queries_that_asked_at_two_levels_lie_at_the_shallower() -> None:
     stages = {layer: stage.name for stage in structure.stages for layer in stage.layers}
     assert stages["first.out_proj"] == "bottleneck"
     assert stages["then.out_proj"] == "decoder 1"
+
+
+class OfPoints(Pixels):
+    """A mask for each of some points that are given beside the image."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.say = nn.Linear(2, 8)
+
+    def forward(self, x: Tensor, points: Tensor) -> Tensor:
+        features = self.up(*self.down(x))
+        said = [self.say(points[:, i])[:, :, None, None] for i in range(points.shape[1])]
+        return torch.stack([(features * one).sum(1) for one in said], 1)
+
+
+class OfMeanPoints(OfPoints):
+    """The same of the mean of all points, which may be any number."""
+
+    def forward(self, x: Tensor, points: Tensor) -> Tensor:
+        return super().forward(x, points.mean(1, keepdim=True))
+
+
+@pytest.mark.parametrize(("kind", "held"), [(OfPoints, True), (OfMeanPoints, False)])
+def test_another_number_of_points_is_refused_where_the_graph_holds_one(
+    kind: type[OfPoints], held: bool
+) -> None:
+    model = kind().eval()
+    call = torch.rand(1, 1, 32, 32), torch.rand(1, 3, 2)
+    analysis = ws.analyze(model, example_inputs=call, response=False)
+    said = "read with points 3 long along axis 1 only"
+    assert any(said in note for note in analysis.structure.notes) == held
+    variant = analysis.proposals[0].build(width=2)
+    assert variant.module(*call).shape == model(*call).shape
+    more = torch.rand(2, 1, 48, 32), torch.rand(2, 5, 2)
+    if held:
+        with pytest.raises(InputError, match=r"points is 5 long along axis 1.*read at 3"):
+            variant.module(*more)
+    else:
+        assert variant.module(*more).shape == model(*more).shape

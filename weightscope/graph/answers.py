@@ -156,6 +156,26 @@ def holds_at_size(
     return takes(inputs) and bool(_holds(structure, inputs, copies))
 
 
+def holds_at(
+    structure: Structure,
+    other: Callable[[ExampleInputs], ExampleInputs],
+    *,
+    copies: bool = False,
+) -> bool:
+    """Whether the graph answers another call as the model does; not where that has no numbers.
+
+    Args:
+        structure: The network.
+        other: Makes the call of one at the example's size or a smaller one.
+        copies: Whether the forward leaves something in weights: copies of them are used then.
+    """
+    if _without_numbers(structure.model):
+        return False
+    calls = map(other, _from_small_to_given(structure))
+    found = (_holds(structure, inputs, copies) for inputs in calls)
+    return bool(next((holds for holds in found if holds is not None), False))
+
+
 def holds_for_one_image(structure: Structure, *, copies: bool = False) -> bool:
     """Whether the graph of a network that was read with several images answers for one as it does.
 

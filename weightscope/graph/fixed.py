@@ -2,7 +2,8 @@
 
 A coarse graph notes on its placeholders the axes of an image (``meta["space"]``) and that of a
 clip's frames (``meta["frames"]``), whether it counts the images of a batch (``meta["counts"]``),
-the same of each tensor inside an argument (``meta["inside"]``, by the path there), and the leaves
+the lengths of what is no image (``meta["lengths"]``), the same of each tensor inside an argument
+(``meta["inside"]``, by the path there), and the leaves
 of an argument that were no tensors (``meta["fixed"]``, by the same path). Its first placeholder
 notes what the forward takes (``meta["signature"]``): the arguments of a call are placed as the
 forward would.
@@ -65,6 +66,8 @@ class Fixed:
         frames: The axis of a clip's frames and their number, where it is one, by place.
         channels: The axis of an image's channels and their number, where the forward takes others,
             by place.
+        lengths: Sizes of tensors that are no images, by place and axis, where the forward takes
+            others.
         values: What was no tensor in an argument, by argument and path inside it; ``Tensor`` stands
             for a tensor.
         defaults: What stands for an argument that is left out.
@@ -80,6 +83,7 @@ class Fixed:
     images: Mapping[str, int]
     frames: Mapping[str, tuple[int, int]]
     channels: Mapping[str, tuple[int, int]]
+    lengths: Mapping[str, Mapping[int, int]]
     values: Mapping[str, Mapping[str, Any]]
     defaults: Mapping[str, Any]
     signature: inspect.Signature
@@ -111,15 +115,23 @@ class Fixed:
         given = self._by_name(args, kwargs)
         self._refuse_more(given)
         self._refuse_fewer(given)
-        tensors = given | self._inside(given)
+        tensors = self._by_place(given)
         self._warn_of_no_refusal(tensors)  # before sizes are asked, which settles them
         self._refuse_other_sizes(tensors)
         self._refuse_other_ways(tensors)
         self._refuse_other_batches(tensors)
         self._refuse_other_clips(tensors)
         self._refuse_other_channels(tensors)
+        self._refuse_other_lengths(tensors)
         self._refuse_other_values(given)
         return [given[n] if n in given else self.defaults[n] for n in self.names]
+
+    def by_place(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        """What a call holds, by place: the argument, or the argument and the path inside it."""
+        return self._by_place(self._by_name(args, kwargs))
+
+    def _by_place(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        return {**given, **self._inside(given)}
 
     def _by_name(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
         """What is given for each argument; those of ``*more`` are ``more_0``, ``more_1``."""
@@ -175,11 +187,12 @@ class Fixed:
     def _warn_of_no_refusal(self, given: Mapping[str, Any]) -> None:
         """Warn where sizes are refused here, and not by what is recorded or written."""
         if is_recorded():
-            lost = self.decides or any(self.sizes.values()) or bool(self.images)
+            lost = self.decides or any(self.sizes.values()) or bool(self.images or self.lengths)
         else:
             asked = [(name, axis) for name, axes in self.sizes.items() for axis in axes]
             asked += [(name, 0) for name in self.images]
             asked += [(name, axis) for name, (axis, _) in self.frames.items()]
+            asked += [(name, axis) for name, axes in self.lengths.items() for axis in axes]
             if self.decides:
                 asked += [(name, axis) for name, axes in self.free.items() for axis in axes]
             lost = is_written_to_onnx() and any(
@@ -247,6 +260,16 @@ class Fixed:
                 f" with {keyword('layout')} where these are no channels"
             )
 
+    def _refuse_other_lengths(self, given: Mapping[str, Any]) -> None:
+        for axis in sorted({axis for axes in self.lengths.values() for axis in axes}):
+            held = {n: (axis, axes[axis]) for n, axes in self.lengths.items() if axis in axes}
+            for name, got, read in _others(given, held):
+                raise InputError(
+                    f"{name} is {got} long along axis {axis}, and this network was read at {read}"
+                    f" and computes with that; analyse the original with"
+                    f" {keyword('example_inputs')} as long as you use"
+                )
+
     def _refuse_other_values(self, given: Mapping[str, Any]) -> None:
         for name, values in self.values.items():
             if name not in given:
@@ -299,7 +322,7 @@ def fixed_in(graph: fx.Graph) -> Fixed:
     """What a coarse graph computes with, from the notes on its placeholders."""
     nodes = graph.find_nodes(op="placeholder")
     decisions = nodes[0].meta.get("decisions", {}) if nodes else {}
-    tensors = {place: meta for node in nodes for place, meta in _tensors(node)}
+    tensors = noted_tensors(graph)
     sizes: dict[str, dict[int, int]] = {}
     for place, meta in tensors.items():
         sizes[place] = {
@@ -325,6 +348,7 @@ def fixed_in(graph: fx.Graph) -> Fixed:
             for place, meta in tensors.items()
             if (axis := meta.get("channels")) is not None and meta.get("space")
         },
+        lengths={place: meta["lengths"] for place, meta in tensors.items() if "lengths" in meta},
         values={str(n.target): n.meta["fixed"] for n in nodes if "fixed" in n.meta},
         defaults={str(n.target): n.meta["default"] for n in nodes if "default" in n.meta},
         signature=nodes[0].meta["signature"] if nodes else inspect.Signature(),
@@ -334,7 +358,13 @@ def fixed_in(graph: fx.Graph) -> Fixed:
     )
 
 
-def _tensors(node: fx.Node) -> Iterator[tuple[str, Mapping[str, Any]]]:
+def noted_tensors(graph: fx.Graph) -> dict[str, dict[str, Any]]:
+    """What is noted of each tensor that a graph is given, by place."""
+    nodes = graph.find_nodes(op="placeholder")
+    return {place: meta for node in nodes for place, meta in _tensors(node)}
+
+
+def _tensors(node: fx.Node) -> Iterator[tuple[str, dict[str, Any]]]:
     """The tensors in an argument: their places, and what is noted of them."""
     inside = node.meta.get("inside")
     if inside is None:

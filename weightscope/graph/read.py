@@ -53,6 +53,7 @@ from weightscope.graph.gradients import hooked_modules
 from weightscope.graph.growing import image_inputs
 from weightscope.graph.inputs import declared_inputs, passing, takes_no_more
 from weightscope.graph.layouts import images_of
+from weightscope.graph.lengths import with_lengths
 from weightscope.graph.levels import read_levels
 from weightscope.graph.models import check_model
 from weightscope.graph.nodes import argument, operator_of, tensor_of
@@ -137,7 +138,8 @@ def read_structure(
             held = _answering(partial(read, at_one_size=True), trial)
             structure = held if held.cuts else structure
         structure = _of_any_number(structure, read, trial)
-        return _taking_every_way(structure, read, trial)
+        structure = _taking_every_way(structure, read, trial)
+        return with_lengths(structure, trial, copies=_writes(trial))
 
 
 def _differs_elsewhere(structure: Structure, trial: Trial) -> bool:
