@@ -937,6 +937,22 @@ def test_a_size_is_said_to_be_held_where_the_model_takes_a_smaller_or_a_larger(o
     assert re.search(r"in test_fixed\.py, line \d+: `return .*2\.0}\[x\.shape\[3\]\]", note)
 
 
+@pytest.mark.parametrize("wide", [False, True])
+def test_another_way_at_other_sizes_is_said(wide: bool) -> None:
+    class Choosing(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net, self.extra = Small(1, 1), nn.Conv2d(1, 1, 3, 1, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            height, width = x.shape[2:]
+            return self.net(self.extra(x) if (width > height if wide else width > 24) else x)
+
+    (note,) = read_structure(Choosing().eval(), torch.rand(1, 1, 32, 32)).notes
+    other = "32x64" if wide else "16x16"
+    assert note.startswith(f"the forward takes another way at some sizes, as at {other}")
+
+
 def test_the_note_of_a_held_size_names_the_line_that_makes_a_number_of_it() -> None:
     class Counted(nn.Module):
         def __init__(self) -> None:

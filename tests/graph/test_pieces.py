@@ -733,3 +733,37 @@ def test_tiles_that_are_unfolded_have_the_levels_of_the_image(stride: int) -> No
     for cut in structure.cuts:
         variant = build(structure, make_plan(structure, cut, width=4))
         assert verify(variant, sizes=[x], export=False).failures == ()
+
+
+class OfVolumes(nn.Module):
+    """Comes up one side after the other; or in depth, and by shuffled pixels of each slice."""
+
+    def __init__(self, by_slices: bool) -> None:
+        super().__init__()
+        self.by_slices = by_slices
+        self.top, self.deep = nn.Conv3d(1, 4, 3, 1, 1), nn.Conv3d(4, 16, 3, 2, 1)
+        self.wide, self.out = nn.Conv3d(16, 32, 1), nn.Conv3d(8, 1, 3, 1, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        top = self.top(x).relu()
+        y = self.wide(self.deep(top).relu())
+        for axis in (3,) if self.by_slices else (3, 4, 5):
+            y = torch.stack(y.chunk(2, 1), axis).flatten(axis - 1, axis)
+        if self.by_slices:
+            n, c, d, h, w = y.shape
+            slices = F.pixel_shuffle(y.transpose(1, 2).reshape(n * d, c, h, w), 2)
+            y = slices.view(n, d, c // 4, 2 * h, 2 * w).transpose(1, 2)
+        return self.out(torch.cat([top, y], 1))
+
+
+@pytest.mark.parametrize("by_slices", [True, False])
+def test_sides_of_a_volume_come_up_at_every_depth(by_slices: bool) -> None:
+    model = OfVolumes(by_slices).eval()
+    # as many slices as channels
+    structure = read_structure(model, torch.randn(1, 1, 16, 16, 16))
+    assert structure.reductions[-1] == (2.0, 2.0, 2.0)
+    assert by_slices or len(structure.reductions) == 2
+    x = torch.randn(2, 1, 24, 16, 32)
+    for cut in structure.cuts:
+        variant = build(structure, make_plan(structure, cut, width=4))
+        assert variant.module(x).shape == model(x).shape

@@ -59,6 +59,23 @@ class TurnedAtOnce(BatchSecond):
         return self.say(said) @ self.up(a, b, c).flatten(2)
 
 
+class Stacked(BatchSecond):
+    """Each layer's queries lie in a stack, from which masks and classes are made."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.then, self.classes = nn.MultiheadAttention(8, 2), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        a, b, c = self.down(x)
+        tokens = c.flatten(2).permute(2, 0, 1)
+        said = self.queries[:, None].repeat(1, len(x), 1)
+        first = self.ask(said, tokens, tokens)[0]
+        both = torch.stack([first, self.then(first, tokens, tokens)[0]]).transpose(1, 2)
+        masks = self.say(both[-1]) @ self.up(a, b, c).flatten(2)
+        return {"masks": masks, "classes": self.classes(both)}
+
+
 class TokensBetween(Pixels):
     """Tokens (number, batch, channels) at each level, that go down and come up as such."""
 
@@ -101,6 +118,21 @@ class SlicedFromTokens(AmongTokens):
         return torch.einsum("bqc,bchw->bqhw", self.say(tokens[:, :4]), y)
 
 
+class SomeOfThem(AmongTokens):
+    """Masks are made of some queries, and classes of the same."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.classes = nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        a, b, c = self.down(x)
+        tokens = self.mix(torch.cat([self.queries.expand(len(x), -1, -1), c.flatten(2).mT], 1))
+        y, some = self.up(a, b, tokens[:, 4:].mT.reshape(c.shape)), tokens[:, :2]
+        masks = torch.einsum("bqc,bchw->bqhw", self.say(some), y)
+        return {"masks": masks, "classes": self.classes(some)}
+
+
 class AtTwoLevels(Pixels):
     """Queries ask the deepest level, then a finer one, where a mask says where to look."""
 
@@ -133,7 +165,10 @@ def shapes_of(made: Any) -> Any:
 
 @pytest.mark.parametrize(
     "kind",
-    [BatchSecond, TurnedAtOnce, TokensBetween, AmongTokens, SlicedFromTokens, AtTwoLevels],
+    [
+        *(BatchSecond, TurnedAtOnce, Stacked, TokensBetween),
+        *(AmongTokens, SlicedFromTokens, SomeOfThem, AtTwoLevels),
+    ],
 )
 def test_every_depth_is_cut(kind: type[Pixels]) -> None:
     model = kind().eval()

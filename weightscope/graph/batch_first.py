@@ -12,10 +12,12 @@ from weightscope.adapters.symbols import is_symbolic, key
 from weightscope.graph.coarsen import Coarse
 from weightscope.graph.nodes import operator_of, tensor_of
 from weightscope.graph.operators import REARRANGES
+from weightscope.graph.pieces import JOINS
 from weightscope.graph.structure import Place
 
 CROSSES = "crosses"
 """Note on what was turned, so that it can leave or enter a cut."""
+_MOVED = (*REARRANGES, *JOINS, "aten::stack", "aten::slice")  # a cut may keep these above
 _TURNS: Any = torch.ops.aten.transpose.int
 
 
@@ -60,13 +62,13 @@ def _is_batch_second(node: fx.Node, batch: str) -> bool:
 
 
 def _elsewhere(node: fx.Node, places: dict[str, Place]) -> dict[int, list[fx.Node]]:
-    """Who uses a node at other levels, or reshapes it, by level; empty where nobody does."""
+    """Who uses a node, by level; empty where nobody does at another level, or above a cut."""
     own = places[node.name].level if node.name in places else 0
     users: dict[int, list[fx.Node]] = {}
     for user in node.users:
         level = places[user.name].level if user.name in places else own
         users.setdefault(level, []).append(user)
-    crosses = users.keys() - {own} or any(operator_of(u) in REARRANGES for u in users.get(own, ()))
+    crosses = users.keys() - {own} or any(operator_of(u) in _MOVED for u in users.get(own, ()))
     return users if crosses else {}
 
 

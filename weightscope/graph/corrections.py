@@ -156,7 +156,8 @@ def _where_sides_grow_in_turn(
     for node in factor:
         if node not in told or operator_of(node) not in _RESHAPES:
             continue
-        before = factor[node.all_input_nodes[0]]
+        given = node.all_input_nodes[0]
+        before = found.get(given, factor[given])
         between, behind = _first_that_tell(node, factor, told)
         again = [operator_of(n) in _RESHAPES and factor[n] < factor[node] for n in behind]
         if factor[node] < before and again and all(again):

@@ -147,16 +147,25 @@ def _heads_of(vectors: Collection[str], depth: _Depth) -> set[fx.Node]:
 
     Classes of the queries whose masks are computed above, for instance.
     """
-    given = {node for node in depth.nodes if node.name in vectors}
+    given: set[fx.Node] = set()
     found: set[fx.Node] = set()
     for node in depth.nodes:
-        gone = [n for n in node.all_input_nodes if n in depth.removed]
-        if node in depth.removed and gone and all(n in given or n in found for n in gone):
+        below = [n for n in node.all_input_nodes if n in depth.below or n in depth.removed]
+        of_vectors = bool(below) and all(n in given or n in found for n in below)
+        if node.name in vectors or (of_vectors and node not in depth.removed and _moves(node)):
+            given.add(node)
+        elif node in depth.removed and of_vectors:
             found.add(node)
     for node in reversed(depth.nodes):
         if any(user not in found and user is not depth.output for user in node.users):
             found.discard(node)
     return found
+
+
+def _moves(node: fx.Node) -> bool:
+    """Whether an operation only takes some of a tensor's numbers, or lays them out otherwise."""
+    taken = ("aten::slice", "aten::select", "aten::stack")
+    return operator_of(node) in (*REARRANGES, *JOINS, *taken)
 
 
 def _unreadable(node: fx.Node, dimensions: int) -> str:
@@ -366,7 +375,8 @@ def _takes_added_tokens(node: fx.Node, places: Mapping[str, Place], levels: Leve
     positions = {math.prod(levels.sizes[places[given.name].level])}
     positions |= set() if levels.free else {math.prod(size) for size in levels.maps}
     vectors = _vectors(node, places, levels) or _vector(node, places, levels)
-    return vectors is not None and axis in (1, 2) and hint(tokens) - hint(taken) in positions
+    beside = [hint(tokens) - number for number in positions]
+    return vectors is not None and axis in (1, 2) and any(hint(taken) <= n for n in beside)
 
 
 def _images(node: fx.Node) -> str:
@@ -614,6 +624,8 @@ def _map_layout(
         # cropped, or made smaller by convolutions without padding
         *([fits == [True, False], fits == [False, True]] for fits in (near, evenly)),
     ):
+        # what follows the input are no channels, though there be as many at the example
+        reads = [fits and not free[axis] for fits, axis in zip(reads, (1, -1), strict=True)]
         if any(reads):
             return ("channels_first", numbers[1]) if reads[0] else ("channels_last", numbers[-1])
     return None

@@ -38,7 +38,7 @@ def with_lengths(structure: Structure, trial: Trial, *, copies: bool = False) ->
     notes: list[str] = []
     for place, meta in noted_tensors(structure.graph).items():
         at = next((i for i, leaf in enumerate(leaves) if leaf is given.get(place)), None)
-        if at is None or meta.get("space"):
+        if at is None or meta.get("space") or not isinstance(meta.get("val"), Tensor):
             continue
         for axis in _held(meta["val"]):
             longer = partial(_longer, at=at, axis=axis)

@@ -34,7 +34,12 @@ from weightscope.graph.growing import (
 from weightscope.graph.layouts import images_of
 from weightscope.graph.nodes import first_tensor, is_size, operator_of, raises, tensor_of
 from weightscope.graph.operators import facts
-from weightscope.graph.pieces import joined_pieces, joins_batches, lays_copies
+from weightscope.graph.pieces import (
+    joined_pieces,
+    joins_batches,
+    lays_copies,
+    parts_batches,
+)
 from weightscope.graph.positions import GLOBAL, Global, Positions, elements
 from weightscope.graph.queries import Queries
 from weightscope.graph.structure import ExampleInputs
@@ -216,7 +221,8 @@ def _factors(
             )
         reader.borders.note(node, feeds, joined.get(node, largest), is_piece=node in whole_of)
         is_piece = halved[node] != 1 or reader.borders.share(node) != 1
-        if (is_piece and joins_batches(node)) or lays_copies(node):
+        shares = joins_batches(node) or parts_batches(node)
+        if (is_piece and shares) or lays_copies(node):
             reader.note_pieces(node)
         own: float | Global | None = reader.of_shuffled_frames(node)
         own = own or reader.of_resized_spectrum(node, factor[largest])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import fx
@@ -69,6 +69,27 @@ def fixed_note(
         f"read at {size} only: {why}. A variant refuses other sizes; pass"
         f" {keyword('example_inputs')} of the size that you use"
     )
+
+
+def ways_note(trial: Trial, inputs: ExampleInputs, refuses: Callable[[ExampleInputs], bool]) -> str:
+    """What to say where the model takes a size at which its forward takes another way.
+
+    Args:
+        trial: Runs the model.
+        inputs: How the model is called.
+        refuses: Whether what was read refuses a call for its sizes.
+    """
+    others = [at_another_size(inputs, factor) for factor in _OTHER_SIZES]
+    others += [at_another_size(inputs, along=(side,)) for side in inputs.space]  # of another aspect
+    for other in others:
+        if refuses(other) and trial.error(other.args, other.kwargs) is None:
+            size = "x".join(str(images_of(other)[0].shape[axis]) for axis in inputs.space)
+            return (
+                f"the forward takes another way at some sizes, as at {size}, than at the example's."
+                f" A variant refuses these; pass {keyword('example_inputs')} of the size that you"
+                " use"
+            )
+    return ""
 
 
 def frames_note(trial: Trial, captured: Capture, inputs: ExampleInputs) -> str:
@@ -238,6 +259,7 @@ def shared_note(layers: Sequence[str]) -> str:
     if not layers:
         return ""
     many = len(layers) > 1
+    layers = [name or "a weight of the network's own" for name in layers]
     return (
         f"{some(layers)} {'are' if many else 'is'} used at several levels; the tables count "
         f"{'them' if many else 'it'} in the stage of the first use alone, and a cut keeps "

@@ -217,6 +217,13 @@ def joins_batches(node: fx.Node) -> bool:
     return operator_of(node) in JOINS and argument(node, "dim") == 0
 
 
+def parts_batches(node: fx.Node) -> bool:
+    """Whether an operation takes some of the tensors that lie side by side in a batch."""
+    if node.target is operator.getitem:
+        return _part_of_batch(node) is not None
+    return operator_of(node) in ("aten::slice", "aten::narrow") and argument(node, "dim") == 0
+
+
 def lays_copies(node: fx.Node) -> bool:
     """Whether an operation lays each image of a batch into it several times: once for each query.
 

@@ -72,6 +72,7 @@ from weightscope.graph.notes import (
     read_in_training,
     shared_note,
     some,
+    ways_note,
 )
 from weightscope.graph.operators import RESHAPES
 from weightscope.graph.scaling import at_another_size, cropped, two_images, twofold, with_each_twice
@@ -139,6 +140,9 @@ def read_structure(
             structure = held if held.cuts else structure
         structure = _of_any_number(structure, read, trial)
         structure = _taking_every_way(structure, read, trial)
+        if fixed_in(structure.graph).only_decides:
+            note = ways_note(trial, structure.inputs, partial(_refuses, structure))
+            structure = replace(structure, notes=(*structure.notes, *filter(None, [note])))
         return with_lengths(structure, trial, copies=_writes(trial))
 
 
