@@ -681,3 +681,28 @@ def test_channels_beside_features_of_each_number_are_no_positions(chunks: bool) 
     structure = read_structure(EachNumber(chunks).eval(), torch.rand(1, 3, 64))
     assert structure.reductions == ((1,), (2,), (4,), (8,))
     assert stage_of(structure, "each.0") == stage_of(structure, "each.1") == "decoder 2"
+
+
+class Straightened(nn.Module):
+    """A spatial transformer turns the image before the network sees it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.locate = nn.Sequential(nn.Conv2d(1, 4, 7, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(2))
+        self.turn, self.net = nn.Linear(16, 6), Small(1, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        angles = self.turn(self.locate(x).flatten(1)).view(-1, 2, 3)
+        grid = F.affine_grid(angles, list(x.shape), align_corners=False)
+        out: Tensor = self.net(F.grid_sample(x, grid, align_corners=False))
+        return out
+
+
+def test_an_image_that_is_turned_first_comes_down_in_the_encoder() -> None:
+    structure = read_structure(Straightened().eval(), torch.rand(1, 1, 32, 32))
+    plain = read_structure(Small(1, 1).eval(), torch.rand(1, 1, 32, 32))
+    stages = {f"net.{layer}": stage.name for stage in plain.stages for layer in stage.layers}
+    found = {layer: stage.name for stage in structure.stages for layer in stage.layers}
+    encoder = [layer for layer, stage in stages.items() if stage.startswith("encoder")]
+    assert encoder
+    assert {layer: found[layer] for layer in encoder} == {n: stages[n] for n in encoder}

@@ -313,6 +313,9 @@ _ROWS: tuple[tuple[str, Operator], ...] = (
 RESHAPES = ("aten::reshape", "aten::view", "aten::_unsafe_view")
 """Give a tensor other axes in the same order of its numbers."""
 
+SAMPLES = ("aten::grid_sampler", "aten::grid_sampler_2d", "aten::grid_sampler_3d")
+"""Take of a map what lies at given places."""
+
 REARRANGES = (
     *("aten::reshape", "aten::view", "aten::flatten", "aten::unflatten"),
     *("aten::permute", "aten::transpose", "aten::contiguous", "aten::clone"),

@@ -13,10 +13,8 @@ from weightscope.adapters.symbols import Probe, grows, hint, is_symbolic
 from weightscope.graph.borders import Borders
 from weightscope.graph.growing import space_of
 from weightscope.graph.nodes import argument, first_tensor, is_size, operator_of, raises, tensor_of
-from weightscope.graph.operators import facts
+from weightscope.graph.operators import SAMPLES, facts
 from weightscope.thresholds import LEVEL_RATIO
-
-_SAMPLES = ("aten::grid_sampler", "aten::grid_sampler_2d", "aten::grid_sampler_3d")
 
 _INVERSE_TRANSFORMS = tuple(
     f"aten::fft_{name}" for name in ("ifft", "ifft2", "ifftn", "irfft", "irfft2", "irfftn")
@@ -155,7 +153,7 @@ class Positions:
         """
         value, sampled = first_tensor(node), node.all_input_nodes[0]
         given = first_tensor(sampled)
-        if operator_of(node) not in _SAMPLES or value is None or given is None:
+        if operator_of(node) not in SAMPLES or value is None or given is None:
             return None
         own, sides = self.large.shape(given)[2:], self.large.shape(value)[2:]
         around = math.prod(own) in sides and min(sides) > 1

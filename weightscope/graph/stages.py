@@ -18,7 +18,7 @@ from weightscope.graph.capture import Capture
 from weightscope.graph.growing import works_on_pieces
 from weightscope.graph.levels import Levels, live_nodes
 from weightscope.graph.nodes import is_size, operator_of, raises, tensor_of
-from weightscope.graph.operators import facts
+from weightscope.graph.operators import SAMPLES, facts
 from weightscope.graph.structure import Place, Role, Stage
 from weightscope.showing import counted
 
@@ -75,13 +75,16 @@ def _by_ancestry(capture: Capture, level: Mapping[fx.Node, int]) -> dict[fx.Node
     """Places without a head: what is deeper before and after each operation tells its role.
 
     An input of low resolution, or the image shrunk and enlarged again, makes no decoder of what
-    reads it; nor does what gives its size alone (a skip that is brought to what comes from below).
+    reads it; nor does what gives its size alone (a skip that is brought to what comes from below),
+    or where the image itself is sampled (a spatial transformer before the network).
     """
     deepest = max(level.values())
     above: dict[fx.Node, int] = {}
     untouched: set[fx.Node] = set()  # inputs, and what no kernel has seen of them
     for node in capture.nodes:
         feeds = [n for n in node.all_input_nodes if not is_size(n)]
+        if operator_of(node) in SAMPLES and feeds[0] in untouched:
+            feeds = feeds[:1]
         if (
             node in level
             and all(n in untouched for n in feeds if n in level)
