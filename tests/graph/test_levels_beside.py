@@ -462,6 +462,8 @@ class Queried(nn.Module):
     [
         (lambda x, n: x.unsqueeze(1).expand(-1, n, -1, -1, -1).flatten(0, 1), True),
         (lambda x, n: x.expand(n, *x.shape).contiguous().view(-1, *x.shape[1:]), False),
+        (lambda x, n: x.unsqueeze(1).repeat(1, n, 1, 1, 1).flatten(0, 1), True),
+        (lambda x, n: x.repeat(n, 1, 1, 1, 1).flatten(0, 1), False),
         (lambda x, n: x.repeat_interleave(n, 0), True),
         (lambda x, n: x.repeat(n, 1, 1, 1), False),
         (lambda x, n: torch.stack([x] * n, 1).flatten(0, 1), True),

@@ -258,7 +258,8 @@ def _axis_of_copies(node: fx.Node, made: Tensor) -> int | None:
     name, given = operator_of(node), _given(node)
     if name == "aten::stack" and _is_one(argument(node, "tensors")):
         return int(argument(node, "dim"))
-    value = tensor_of(given) if given is not None and name == "aten::expand" else None
+    spreads = name in ("aten::expand", "aten::repeat")  # of one place along an axis
+    value = tensor_of(given) if given is not None and spreads else None
     if value is None or value.dim() < made.dim():
         return 0 if value is not None else None
     grown = [
