@@ -157,6 +157,24 @@ class AtTwoLevels(Pixels):
         return {"classes": self.classes(said), "masks": masks}
 
 
+class Slots(Pixels):
+    """What each query says is laid out as a map of its own, in the batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.queries = nn.Parameter(torch.randn(3, 8))
+        self.ask = nn.MultiheadAttention(8, 2, batch_first=True)
+        self.enlarge, self.out = nn.ConvTranspose2d(8, 8, 2, 2), nn.Conv2d(8, 1, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        _, b, c = self.down(x)
+        tokens = c.flatten(2).mT
+        said = self.ask(self.queries.expand(len(x), -1, -1), tokens, tokens)[0]
+        maps = said.reshape(-1, 8, 1, 1).expand(-1, -1, *b.shape[2:])
+        y = self.d(torch.cat([maps, b.repeat_interleave(3, 0)], 1)).relu()
+        return self.out(self.enlarge(y)).unflatten(0, (-1, 3)).sum(1)
+
+
 def shapes_of(made: Any) -> Any:
     if isinstance(made, Tensor):
         return made.shape
@@ -167,7 +185,7 @@ def shapes_of(made: Any) -> Any:
     "kind",
     [
         *(BatchSecond, TurnedAtOnce, Stacked, TokensBetween),
-        *(AmongTokens, SlicedFromTokens, SomeOfThem, AtTwoLevels),
+        *(AmongTokens, SlicedFromTokens, SomeOfThem, AtTwoLevels, Slots),
     ],
 )
 def test_every_depth_is_cut(kind: type[Pixels]) -> None:

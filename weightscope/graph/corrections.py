@@ -29,6 +29,7 @@ def corrected(
     told: Collection[fx.Node],
     images: Sequence[fx.Node],
     reader: Positions,
+    vectors: Collection[fx.Node],
 ) -> dict[fx.Node, float]:
     """P_input / P of every operation, with what its number of positions misleads about.
 
@@ -37,13 +38,15 @@ def corrected(
         told: Those whose operation tells it; all others have that of what they are made from.
         images: The inputs.
         reader: Counts positions.
+        vectors: What queries say, which has none.
     """
     found = {**factor, **_where_resized_to(images[1:], factor)}
     found |= _where_queries_lie(factor, told)
     found |= _where_sides_grow_in_turn(factor, told)
     found |= _where_columns_are_tiles(factor, told, reader)
     found |= _where_learned_tokens_join(found, told)
-    return found | _where_images_lie_together(found, told, images, reader)
+    laid = {node: own for node, own in found.items() if node not in vectors}
+    return found | _where_images_lie_together(laid, told, images, reader)
 
 
 def _where_resized_to(

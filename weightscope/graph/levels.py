@@ -159,8 +159,9 @@ def read_levels(capture: Capture, inputs: ExampleInputs) -> Levels:
     )
     reader = Positions(image, channels, small, large, slices=slices)
     reader.begin_beside(images[1:])
-    factor, pooled, told = _factors(capture, [*images, image], reader)
-    factor |= corrected(factor, told, images, reader)
+    queries = Queries([*images, image])
+    factor, pooled, told = _factors(capture, [*images, image], reader, queries)
+    factor |= corrected(factor, told, images, reader, queries.answered)
     counts = live_nodes(capture) | set(images)  # what no output depends on makes no level
     factor = {node: value for node, value in factor.items() if node in counts}
     clusters = _cluster(factor.values())
@@ -193,7 +194,7 @@ def live_nodes(capture: Capture) -> frozenset[fx.Node]:
 
 
 def _factors(
-    capture: Capture, images: Sequence[fx.Node], reader: Positions
+    capture: Capture, images: Sequence[fx.Node], reader: Positions, queries: Queries
 ) -> tuple[dict[fx.Node, float], set[fx.Node], set[fx.Node]]:
     """P_input / P of every node that an image reaches, which are global, and which tell their own.
 
@@ -205,7 +206,6 @@ def _factors(
     halved: dict[fx.Node, float] = {}
     pooled: set[fx.Node] = set()
     told: set[fx.Node] = set()
-    queries = Queries(images)
     for node in capture.nodes:
         feeds = [n for n in node.all_input_nodes if n in factor]
         if node in factor or not feeds or node.op == "output" or is_size(node):

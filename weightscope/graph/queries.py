@@ -16,11 +16,14 @@ class Queries:
 
     Args:
         images: The inputs.
+
+    Attributes:
+        answered: What makes such vectors, of all that was noted.
     """
 
     def __init__(self, images: Iterable[fx.Node]) -> None:
         self._positions = set(images)
-        self._answered: set[fx.Node] = set()
+        self.answered: set[fx.Node] = set()
         self._several: set[fx.Node] = set()
         self._alike: dict[fx.Node, tuple[int, int]] = {}
 
@@ -35,13 +38,13 @@ class Queries:
         self._positions -= {n for n in feeds if n in pooled}
         if (likeness := self._likeness(node)) is not None:
             self._alike[node] = likeness
-        answers = any(n in self._answered for n in feeds)
-        if answers and all(n in self._answered or n in pooled for n in feeds):
+        answers = any(n in self.answered for n in feeds)
+        if answers and all(n in self.answered or n in pooled for n in feeds):
             self._several.add(node)
         elif not self._asks(node):
             self._positions.add(node)
             return False
-        self._answered.add(node)
+        self.answered.add(node)
         return True
 
     def place(self, node: fx.Node, factor: Mapping[fx.Node, float]) -> float | None:
