@@ -11,6 +11,8 @@ import weightscope as ws
 from weightscope.errors import InputError
 from weightscope.graph import read_structure
 from weightscope.truncation import verify
+from weightscope.truncation.building import build
+from weightscope.truncation.plan import make_plan
 
 
 class Pixels(nn.Module):
@@ -246,3 +248,31 @@ def test_another_number_of_points_is_refused_where_the_graph_holds_one(
             variant.module(*more)
     else:
         assert variant.module(*more).shape == model(*more).shape
+
+
+class OfSignals(nn.Module):
+    """Queries of a signal, with the batch second."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.top, self.deep = nn.Conv1d(1, 8, 3, 1, 1), nn.Conv1d(8, 8, 3, 2, 1)
+        self.queries, self.up = nn.Parameter(torch.randn(4, 8)), nn.Conv1d(16, 8, 3, 1, 1)
+        self.ask, self.say = nn.MultiheadAttention(8, 2), nn.Linear(8, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        top = self.top(x).relu()
+        deep = self.deep(top).relu()
+        tokens = deep.permute(2, 0, 1)
+        said = self.ask(self.queries[:, None].repeat(1, len(x), 1), tokens, tokens)[0]
+        y = self.up(torch.cat([F.interpolate(deep, size=x.shape[2]), top], 1)).relu()
+        return torch.einsum("qbc,bcl->bql", self.say(said), y)
+
+
+def test_a_batch_that_lies_second_is_no_length_of_a_signal() -> None:
+    model = OfSignals().eval()
+    structure = read_structure(model, torch.rand(1, 1, 64))
+    (cut,) = structure.cuts
+    assert sorted(site.layout for site in cut.exits) == ["channels_first", "vector"]
+    variant = build(structure, make_plan(structure, cut, width=2))
+    call = torch.rand(3, 1, 40)
+    assert variant.module(call).shape == model(call).shape

@@ -17,6 +17,8 @@ from weightscope.graph.structure import Place
 
 CROSSES = "crosses"
 """Note on what was turned, so that it can leave or enter a cut."""
+BATCH_SECOND = "batch second"
+"""Note on what was not, whose batch is no size of a signal."""
 _MOVED = (*REARRANGES, *JOINS, "aten::stack", "aten::slice")  # a cut may keep these above
 _TURNS: Any = torch.ops.aten.transpose.int
 
@@ -41,9 +43,11 @@ def with_batch_first(coarse: Coarse) -> Coarse:
         users = _elsewhere(node, places) if _is_batch_second(node, key(batch)) else {}
         if not users or node.name not in reached:
             continue
+        node.meta[BATCH_SECOND] = True
         turned = _turned(node, node)
         for those in users.values():
             back = _turned(turned, node)
+            back.meta[BATCH_SECOND] = True
             for user in those:
                 user.replace_input_with(node, back)
             places[back.name] = places[node.name]

@@ -13,7 +13,7 @@ from torch import fx, nn
 
 from weightscope.adapters import pytree
 from weightscope.adapters.symbols import grows, hint, key, sides_counted
-from weightscope.graph.batch_first import CROSSES
+from weightscope.graph.batch_first import BATCH_SECOND, CROSSES
 from weightscope.graph.beside import side_by_side, times
 from weightscope.graph.coarsen import Coarse
 from weightscope.graph.layouts import alike
@@ -517,7 +517,7 @@ def site(
     single = _single(value, dimensions)
     shape = [size for axis, size in enumerate(value.shape) if axis not in single]
     read = _layout(shape, dimensions, levels, levels.sizes[level])
-    if read is None:
+    if read is None or BATCH_SECOND in node.meta:
         return None
     layout, channels = read
     return Site(node.name, channels, layout, level, value.is_complex(), single=single)
