@@ -158,9 +158,12 @@ def _mixes_images(structure: Structure) -> bool:
 
 
 def _joins_frames(structure: Structure) -> bool:
-    """Whether nothing can be cut because frames become one below, and there are any number."""
+    """Whether nothing of a clip can be cut, and there are any number of frames.
+
+    They may become one below, or lie where channels do, which a bottleneck does of one number.
+    """
     clips = structure.inputs.frames is not None and structure.sizes == "symbolic"
-    return clips and _mixes_images(structure)
+    return clips and not structure.cuts
 
 
 def _of_one_vector(structure: Structure) -> ExampleInputs | None:
