@@ -57,7 +57,9 @@ def with_lengths(structure: Structure, trial: Trial, *, copies: bool = False) ->
 
 
 def _held(value: Tensor) -> Iterator[int]:
-    return (axis for axis, size in enumerate(value.shape) if size and not is_symbolic(size))
+    dense = value.layout == torch.strided
+    sizes = enumerate(value.shape if dense else ())
+    return (axis for axis, size in sizes if not is_symbolic(size) and size)
 
 
 def _longer(inputs: ExampleInputs, at: int, axis: int) -> ExampleInputs:
