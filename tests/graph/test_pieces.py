@@ -671,6 +671,17 @@ def test_signals_along_the_frames_of_pieces_lie_where_their_places_do(along: boo
     assert {"between", "between_each", "deep"} <= set(deepest.layers)
 
 
+def holds_at_every_depth(model: nn.Module, x: Tensor) -> None:
+    """It has the levels of a ``UNet``, and a variant of each depth takes other images, too."""
+    structure = read_structure(model, torch.randn(1, 3, 64, 64))
+    assert list(structure.reductions) == SIDES
+    assert [cut.keep_levels for cut in structure.cuts] == [1, 2]
+    for cut in structure.cuts:
+        variant = build(structure, make_plan(structure, cut, width=4))
+        assert verify(variant, sizes=[x], export=False).failures == ()
+        assert variant.module(x).shape == model(x).shape
+
+
 class InTurnUp(UNet):
     """Comes up by an inverse wavelet transform, one side after the other."""
 
@@ -697,14 +708,7 @@ class InTurnUp(UNet):
 @pytest.mark.parametrize("rows_first", [True, False])
 def test_sides_that_are_interleaved_in_turn_make_no_level(rows_first: bool, joins: bool) -> None:
     model = InTurnUp(rows_first, joins).eval()
-    structure = read_structure(model, torch.randn(1, 3, 64, 64))
-    assert list(structure.reductions) == SIDES
-    assert [cut.keep_levels for cut in structure.cuts] == [1, 2]
-    x = torch.randn(2, 3, 32, 48)
-    for cut in structure.cuts:
-        variant = build(structure, make_plan(structure, cut, width=4))
-        assert verify(variant, sizes=[x], export=False).failures == ()
-        assert variant.module(x).shape == model(x).shape
+    holds_at_every_depth(model, torch.randn(2, 3, 32, 48))
 
 
 class TilesInColumns(UNet):
@@ -726,13 +730,7 @@ class TilesInColumns(UNet):
 @pytest.mark.parametrize("stride", [8, 16])
 def test_tiles_that_are_unfolded_have_the_levels_of_the_image(stride: int) -> None:
     model = TilesInColumns(stride).eval()
-    structure = read_structure(model, torch.randn(1, 3, 64, 64))
-    assert list(structure.reductions) == SIDES
-    assert [cut.keep_levels for cut in structure.cuts] == [1, 2]
-    x = torch.randn(2, 3, 48, 80)
-    for cut in structure.cuts:
-        variant = build(structure, make_plan(structure, cut, width=4))
-        assert verify(variant, sizes=[x], export=False).failures == ()
+    holds_at_every_depth(model, torch.randn(2, 3, 48, 80))
 
 
 class OfVolumes(nn.Module):

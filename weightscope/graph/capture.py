@@ -234,8 +234,14 @@ def capture(
         tracer = _Tracer(model, inputs, sizes, training, numbers, unit, square)
         try:
             captured = tracer.run()
-            captured = replace(captured, too_complex=too_complex, stopped=stopped)
-            return replace(captured, numbers=numbers, unit=tuple(unit), square=square)
+            return replace(
+                captured,
+                too_complex=too_complex,
+                stopped=stopped,
+                numbers=numbers,
+                unit=tuple(unit),
+                square=square,
+            )
         except Exception as error:  # noqa: BLE001 - whatever ends an attempt; the last one raises
             if tracer.budget.exceeded:
                 too_complex = True

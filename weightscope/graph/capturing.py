@@ -19,6 +19,7 @@ from weightscope.graph.layouts import images_of
 from weightscope.graph.levels import Levels, plausible, read_levels
 from weightscope.graph.nodes import tensor_of
 from weightscope.graph.scaling import (
+    OTHER_SIZES,
     at_another_size,
     cropped,
     two_images,
@@ -29,7 +30,6 @@ from weightscope.graph.structure import ExampleInputs
 from weightscope.graph.trial import Trial
 
 _SIZES_TO_CAPTURE = 2
-_OTHER_SIZES = (2, 0.5)
 _MANY_STEPS = 500  # calls of functions; a U-Net with ResNet-34 has 368
 _FEWER = 0.75  # a loop over positions has a quarter at half the size, one over rows half
 _UNIT = 32  # of images that can be halved five times
@@ -95,7 +95,7 @@ def _of_any_frames(
 def _is_the_one_size(captured: Capture, read_at: ExampleInputs) -> bool:
     """Whether the forward asks for a size (``if x.shape[2:] == self.table.shape[2:]``) it has."""
     asked = equalities(captured.decisions)
-    for factor in _OTHER_SIZES if asked else ():
+    for factor in OTHER_SIZES if asked else ():
         other = at_another_size(read_at, factor)
         probe = _probe_at(captured, pytree.tree_leaves((other.args, dict(other.kwargs))))
         if probe is None or decided_alike(asked, probe.symbols):
@@ -168,7 +168,7 @@ def at_all_sizes(
         The capture, its levels, and whether it has to be captured at the example's size.
     """
     levels = read_levels(captured, inputs)
-    others = [at_another_size(read_at, factor) for factor in _OTHER_SIZES]
+    others = [at_another_size(read_at, factor) for factor in OTHER_SIZES]
     follows = plausible(captured, levels, inputs) and _follows(trial, captured, others)
     if follows and follows_the_input(captured):
         return captured, levels, False
@@ -191,7 +191,7 @@ def _with_its_slices(
     Clips are worked on some frames at a time, in a loop that runs as often as there are pieces.
     """
     sides = read_at.space[1:]
-    elsewhere = [at_another_size(read_at, factor, along=sides) for factor in _OTHER_SIZES]
+    elsewhere = [at_another_size(read_at, factor, along=sides) for factor in OTHER_SIZES]
     if len(sides) != 2 or not any(goes_the_same_way(trial, read_at, o) for o in elsewhere):
         return None
     try:
@@ -206,7 +206,7 @@ def _with_its_slices(
 def _freed(trial: Trial, captured: Capture, read_at: ExampleInputs) -> Iterator[Capture | None]:
     """Captures that keep more sizes free: any size, then multiples of one only."""
     yield from captured.freer
-    others = [at_another_size(read_at, factor) for factor in _OTHER_SIZES]
+    others = [at_another_size(read_at, factor) for factor in OTHER_SIZES]
     tried = captured.freer or captured.numbers or captured.too_complex
     if not tried and any(goes_the_same_way(trial, read_at, other) for other in others):
         yield _with_free_numbers(trial, read_at)

@@ -17,14 +17,19 @@ from weightscope.graph.layouts import images_of
 from weightscope.graph.levels import Levels
 from weightscope.graph.nodes import operator_of, raises, tensor_of
 from weightscope.graph.operators import facts
-from weightscope.graph.scaling import at_another_size, twofold, with_each_twice, with_more_frames
+from weightscope.graph.scaling import (
+    OTHER_SIZES,
+    at_another_size,
+    twofold,
+    with_each_twice,
+    with_more_frames,
+)
 from weightscope.graph.structure import ExampleInputs
 from weightscope.graph.trial import Trial
 from weightscope.graph.values import line_of, where_read
 from weightscope.showing import counted
 
 _SHOWN = 6
-_OTHER_SIZES = (2, 0.5)
 
 
 def fixed_note(
@@ -42,7 +47,7 @@ def fixed_note(
     free = [is_symbolic(size) for size in image_sizes(captured)]
     if free and all(free) and not captured.unit:
         return ""
-    others = (at_another_size(inputs, factor) for factor in _OTHER_SIZES)
+    others = (at_another_size(inputs, factor) for factor in OTHER_SIZES)
     if all(trial.error(other.args, other.kwargs) is not None for other in others):
         return ""
     given = [images_of(inputs)[0].shape[axis] for axis in inputs.space]
@@ -79,7 +84,7 @@ def ways_note(trial: Trial, inputs: ExampleInputs, refuses: Callable[[ExampleInp
         inputs: How the model is called.
         refuses: Whether what was read refuses a call for its sizes.
     """
-    others = [at_another_size(inputs, factor) for factor in _OTHER_SIZES]
+    others = [at_another_size(inputs, factor) for factor in OTHER_SIZES]
     others += [at_another_size(inputs, along=(side,)) for side in inputs.space]  # of another aspect
     for other in others:
         if refuses(other) and trial.error(other.args, other.kwargs) is None:

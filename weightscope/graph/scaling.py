@@ -14,6 +14,9 @@ from weightscope.graph.layouts import images_of, is_image
 from weightscope.graph.structure import ExampleInputs
 from weightscope.graph.trial import Trial
 
+OTHER_SIZES = (2, 0.5)
+"""Factors at which it is tried whether a model takes other sizes than the example's."""
+
 
 def at_another_size(
     inputs: ExampleInputs, factor: float = 2, more: int = 0, along: Sequence[int] | None = None
