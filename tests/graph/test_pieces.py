@@ -765,3 +765,48 @@ def test_sides_of_a_volume_come_up_at_every_depth(by_slices: bool) -> None:
     for cut in structure.cuts:
         variant = build(structure, make_plan(structure, cut, width=4))
         assert variant.module(x).shape == model(x).shape
+
+
+class InDepth(nn.Module):
+    """A network of volumes on windows of their depth; each slice may be filtered in the end."""
+
+    def __init__(self, *, overlaps: bool, slices: bool, joins: bool = False) -> None:
+        super().__init__()
+        self.step, self.joins = 4 if overlaps else 8, joins
+        self.top, self.deep = nn.Conv3d(1, 4, 3, 1, 1), nn.Conv3d(4, 8, 3, 2, 1)
+        self.up = nn.Conv3d(12, 2, 3, 1, 1)
+        self.last = nn.Conv2d(2, 2, 3, 1, 1) if slices else None
+
+    def on_window(self, x: Tensor) -> Tensor:
+        top = self.top(x).relu()
+        deep = F.interpolate(self.deep(top).relu(), size=top.shape[2:])
+        y = self.up(torch.cat([deep, top], 1))
+        return y if self.last is None else torch.stack([*map(self.last, y.unbind(2))], 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        starts = range(0, x.shape[2] - 7, self.step)
+        if self.joins:
+            return torch.cat([self.on_window(x[:, :, i : i + 8]) for i in starts], 2)
+        made, times = x.new_zeros(x.shape[0], 2, *x.shape[2:]), x.new_zeros(x.shape[2], 1, 1)
+        for i in starts:
+            made[:, :, i : i + 8] += self.on_window(x[:, :, i : i + 8])
+            times[i : i + 8] += 1
+        return made / times
+
+
+@pytest.mark.sample(2)
+@pytest.mark.parametrize(
+    "model",
+    [
+        InDepth(overlaps=True, slices=False),
+        InDepth(overlaps=False, slices=False, joins=True),
+        InDepth(overlaps=True, slices=True),
+    ],
+)
+def test_windows_of_the_depth_alone_have_the_reductions_of_the_volume(model: InDepth) -> None:
+    structure = read_structure(model.eval(), torch.randn(1, 1, 16, 16, 16))
+    assert structure.reductions == ((1.0,) * 3, (2.0,) * 3)
+    variant = build(structure, make_plan(structure, find_cut(structure, 1), width=4))
+    x = torch.randn(2, 1, 16, 24, 32)
+    assert variant.module.eval()(x).shape == model(x).shape
+    assert verify(variant, sizes=[x], export=False).failures == ()

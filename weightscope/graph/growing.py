@@ -136,6 +136,11 @@ def works_on_pieces(capture: Capture, dimensions: int) -> bool:
     return bool(maps) and any(len(windows(capture.nodes, side)) > 1 for side in unseen)
 
 
+def has_maps_of_slices(capture: Capture) -> bool:
+    """Whether kernels work on maps of two sides: slices of volumes, frames of clips."""
+    return bool(_maps_of_kernels(capture, 2))
+
+
 def takes_slices_apart(capture: Capture, image: fx.Node) -> bool:
     """Whether kernels of two dimensions work on volumes of one depth slice by slice.
 

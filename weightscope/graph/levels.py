@@ -25,6 +25,7 @@ from weightscope.graph.excursions import (
 from weightscope.graph.growing import (
     follows_the_input,
     growing_sides,
+    has_maps_of_slices,
     image_inputs,
     resized_first,
     sizes_at,
@@ -155,7 +156,8 @@ def read_levels(capture: Capture, inputs: ExampleInputs) -> Levels:
     if resized is not None:
         image, channels = resized, 1
     slices = inputs.dimensions == 3 and (
-        inputs.held is not None or takes_slices_apart(capture, image)
+        takes_slices_apart(capture, image)
+        or (inputs.held is not None and has_maps_of_slices(capture))
     )
     reader = Positions(image, channels, small, large, slices=slices)
     reader.begin_beside(images[1:])
@@ -219,7 +221,7 @@ def _factors(
             halved[node] *= elements(whole_of[node], reader.large) / max(
                 1, elements(node, reader.large)
             )
-        reader.borders.note(node, feeds, joined.get(node, largest), is_piece=node in whole_of)
+        reader.note_borders(node, feeds, joined.get(node, largest), is_piece=node in whole_of)
         is_piece = halved[node] != 1 or reader.borders.share(node) != 1
         shares = joins_batches(node) or parts_batches(node)
         if (is_piece and shares) or lays_copies(node):
@@ -288,12 +290,13 @@ def _sizes_of_maps(nodes: Iterable[fx.Node], reader: Positions) -> set[tuple[int
     tiles of one size, of which a larger image has more.
     """
     found: set[tuple[int, ...]] = set()
+    held = any(reader.borders.fixed) or reader.slices
     for node in nodes:
         value, layout = first_tensor(node), facts(operator_of(node)).layout
         if layout is None or value is None or value.dim() != reader.dimensions + 2:
             continue
         sides = value.shape[2:] if layout == "channels_first" else value.shape[1:-1]
-        if any(reader.borders.fixed) or not any(map(is_symbolic, sides)):
+        if held or not any(map(is_symbolic, sides)):
             found.add(tuple(map(hint, sides)))
     return found
 

@@ -67,9 +67,10 @@ class Positions:
         self.positions = math.prod(self.sizes)
         self.growth = self.positions / math.prod(self.small_sizes)
         self.slices = slices
-        sides = zip(self.small_sizes, self.sizes, strict=True)
+        held = [a == b for a, b in zip(self.small_sizes, self.sizes, strict=True)]
         # where slices are counted, their number lies outside of what is counted
-        self.borders = Borders([before == after and not slices for before, after in sides])
+        self.borders = Borders([fixed and not slices for fixed in held])
+        self._depths = Borders([fixed and slices for fixed in held])
         self._begin(image)
         self.images = hint(shape[0])
         channels = 1 if channel is None else large.size(shape[channel])
@@ -81,13 +82,21 @@ class Positions:
 
     def _begin(self, image: fx.Node) -> None:
         first = not image.meta.get("space") or image.meta["space"][0] == 2
-        self.borders.begin(image, channels_first=first)
+        for borders in (self.borders, self._depths):
+            borders.begin(image, channels_first=first)
 
     def begin_beside(self, images: Iterable[fx.Node]) -> None:
         """Take others of the image's size as they are, too: one may be laid below another one."""
         for image in images:
             if tuple(map(self.large.size, space_of(image))) == self.sizes:
                 self._begin(image)
+
+    def note_borders(
+        self, node: fx.Node, feeds: Sequence[fx.Node], largest: fx.Node, *, is_piece: bool
+    ) -> None:
+        """Learn what an operation does to the sizes of what it is given (``Borders.note``)."""
+        for borders in (self.borders, self._depths):
+            borders.note(node, feeds, largest, is_piece=is_piece)
 
     def of_image(self, image: fx.Node) -> float:
         """P_input / P of an image, one of several inputs perhaps."""
@@ -406,7 +415,8 @@ class Positions:
             return None
         if 0 in sizes:
             return None
-        given = self.sizes, self.small_sizes, self.borders.shares(node)
+        shares = (self._depths if self.slices else self.borders).shares(node)
+        given = self.sizes, self.small_sizes, shares
         grown = tuple(
             (whole - small) / (part - less)
             if part > less and whole > small
