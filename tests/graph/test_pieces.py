@@ -671,9 +671,9 @@ def test_signals_along_the_frames_of_pieces_lie_where_their_places_do(along: boo
     assert {"between", "between_each", "deep"} <= set(deepest.layers)
 
 
-def holds_at_every_depth(model: nn.Module, x: Tensor) -> None:
+def holds_at_every_depth(model: nn.Module, x: Tensor, example: Tensor | None = None) -> None:
     """It has the levels of a ``UNet``, and a variant of each depth takes other images, too."""
-    structure = read_structure(model, torch.randn(1, 3, 64, 64))
+    structure = read_structure(model, torch.randn(1, 3, 64, 64) if example is None else example)
     assert list(structure.reductions) == SIDES
     assert [cut.keep_levels for cut in structure.cuts] == [1, 2]
     for cut in structure.cuts:
@@ -731,6 +731,113 @@ class TilesInColumns(UNet):
 def test_tiles_that_are_unfolded_have_the_levels_of_the_image(stride: int) -> None:
     model = TilesInColumns(stride).eval()
     holds_at_every_depth(model, torch.randn(2, 3, 48, 80))
+
+
+class SlidingWindows(UNet):
+    """Takes windows by ``Tensor.unfold``, some at a time, and lays them back one over the other."""
+
+    def __init__(self, step: int, some: int) -> None:
+        super().__init__()
+        self.step, self.some = step, some
+        self.smooth = nn.Conv2d(2, 2, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, c, *sizes = x.shape
+        windows = x.unfold(2, 16, self.step).unfold(3, 16, self.step)
+        windows = windows.permute(0, 2, 3, 1, 4, 5).reshape(-1, c, 16, 16)
+        made = torch.cat([super(SlidingWindows, self).forward(w) for w in windows.split(self.some)])
+        columns = made.reshape(n, -1, made[0].numel()).transpose(1, 2)
+        times = F.fold(torch.ones_like(columns), sizes, 16, stride=self.step)
+        return self.smooth(F.fold(columns, sizes, 16, stride=self.step) / times)
+
+
+@pytest.mark.sample(1)
+@pytest.mark.parametrize(("step", "some"), [(8, 100), (8, 4), (4, 7)])
+def test_windows_that_slide_have_the_levels_of_the_image(step: int, some: int) -> None:
+    model = SlidingWindows(step, some).eval()
+    x = torch.randn(1, 3, 32, 32)
+    holds_at_every_depth(model, x, x)
+
+
+class SignalInWindows(nn.Module):
+    """Windows of a signal, three at a time, are added where they lie."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.top, self.deep = nn.Conv1d(1, 8, 3, 1, 1), nn.Conv1d(8, 16, 3, 2, 1)
+        self.up = nn.Conv1d(24, 2, 3, 1, 1)
+
+    def of_window(self, x: Tensor) -> Tensor:
+        top = self.top(x).relu()
+        deep = F.interpolate(self.deep(top).relu(), size=top.shape[2:])
+        return self.up(torch.cat([deep, top], 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, c, length = x.shape
+        windows = x.unfold(2, 32, 16)
+        count = windows.shape[2]
+        some = windows.transpose(1, 2).reshape(n * count, c, 32).split(3)
+        windows = torch.cat([self.of_window(w) for w in some]).view(n, count, 2, 32)
+        made, times = x.new_zeros(n, 2, length), x.new_zeros(length)
+        for i in range(count):
+            made[:, :, 16 * i : 16 * i + 32] += windows[:, i]
+            times[16 * i : 16 * i + 32] += 1
+        return made / times
+
+
+def test_windows_of_a_signal_whose_last_batch_is_smaller_are_cut_in_each() -> None:
+    model = SignalInWindows().eval()
+    structure = read_structure(model, x := torch.randn(1, 1, 96))
+    assert structure.reductions == ((1.0,), (2.0,))
+    assert [(cut.keep_levels, cut.times) for cut in structure.cuts] == [(1, 2)]
+    variant = build(structure, make_plan(structure, structure.cuts[0], width=4))
+    assert variant.module.eval()(x).shape == model(x).shape
+
+
+class SomeWindowsBelow(UNet):
+    """Windows of the bottleneck are filtered some at a time, in one of several ways."""
+
+    def __init__(self, way: str) -> None:
+        super().__init__()
+        self.way, self.own = way, conv(32, 32)
+
+    def some(self, x: Tensor) -> Tensor:
+        if self.way == "split":
+            return torch.cat([self.own(part) for part in x.split(5)])
+        if self.way == "one by one":
+            return torch.stack([self.own(one[None])[0] for one in x])
+        made = torch.zeros_like(x)
+        for i in range(0, 9, 5):
+            made[i : i + 5] = self.own(x[i : i + 5])
+        return made
+
+    def deepest(self, x: Tensor) -> Tensor:
+        n, c, h, w = x.shape
+        windows = x.view(n, c, h // 4, 4, w // 4, 4).permute(0, 2, 4, 1, 3, 5)
+        windows = self.some(windows.reshape(-1, c, 4, 4)).view(n, h // 4, w // 4, c, 4, 4)
+        return windows.permute(0, 3, 1, 4, 2, 5).reshape(n, c, h, w)
+
+
+class SomeImagesBelow(SomeWindowsBelow):
+    """The same, of images."""
+
+    def deepest(self, x: Tensor) -> Tensor:
+        return self.some(x)
+
+
+@pytest.mark.sample(2)
+@pytest.mark.parametrize(
+    ("model", "images"),
+    [
+        (SomeWindowsBelow("split"), 1),
+        (SomeWindowsBelow("one by one"), 1),
+        (SomeWindowsBelow("written"), 1),
+        (SomeImagesBelow("one by one"), 2),
+    ],
+)
+def test_what_is_filtered_some_at_a_time_makes_no_level(model: UNet, images: int) -> None:
+    x = torch.randn(images, 3, 48, 48)
+    holds_at_every_depth(model.eval(), x, x)
 
 
 class OfVolumes(nn.Module):

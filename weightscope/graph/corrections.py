@@ -14,14 +14,13 @@ from torch import Tensor, fx
 from weightscope.adapters.symbols import key
 from weightscope.graph.nodes import argument, first_tensor, operator_of, raises, tensor_of
 from weightscope.graph.operators import RESHAPES, facts
-from weightscope.graph.pieces import JOINS, SPLITS, ancestors, tiles_in_columns
+from weightscope.graph.pieces import JOINS, ONE_OF, SPLITS, ancestors, tiles_in_columns
 from weightscope.graph.positions import Positions, elements
 from weightscope.thresholds import LEVEL_RATIO
 
 _ATTENDS = ("product", "whole")  # queries to keys and values
 _STACKS = ("aten::stack",)
 _RESHAPES = (*RESHAPES, "aten::flatten", "aten::unflatten")
-_ONE_OF = ("aten::select", "aten::unbind")
 
 
 def corrected(
@@ -362,7 +361,7 @@ def _of_different_images(joined: Sequence[fx.Node], images: Sequence[fx.Node]) -
 
 
 def _takes_a_part(node: fx.Node) -> bool:
-    return operator_of(node) in (*SPLITS, *_ONE_OF, "aten::slice", "aten::narrow")
+    return operator_of(node) in (*SPLITS, *ONE_OF, "aten::slice", "aten::narrow")
 
 
 def _of_a_side(node: fx.Node, image: fx.Node) -> bool:

@@ -36,10 +36,12 @@ from weightscope.graph.layouts import images_of
 from weightscope.graph.nodes import first_tensor, is_size, operator_of, raises, tensor_of
 from weightscope.graph.operators import facts
 from weightscope.graph.pieces import (
+    batch_of,
     joined_pieces,
     joins_batches,
     lays_copies,
     parts_batches,
+    parts_of_batches,
 )
 from weightscope.graph.positions import GLOBAL, Global, Positions, elements
 from weightscope.graph.queries import Queries
@@ -205,6 +207,7 @@ def _factors(
     """
     factor: dict[fx.Node, float] = {image: reader.of_image(image) for image in images}
     whole_of, joined = joined_pieces(capture.nodes, reader.dimensions)
+    parts, whole_batches = parts_of_batches(capture.nodes, reader.dimensions)
     halved: dict[fx.Node, float] = {}
     pooled: set[fx.Node] = set()
     told: set[fx.Node] = set()
@@ -215,16 +218,17 @@ def _factors(
         reader.note(node)
         largest = max(feeds, key=lambda n: elements(n, reader.large))
         halved[node] = _halved(node, halved.get(largest, 1.0), reader.large)
-        if node in joined:
-            halved[node] = halved.get(joined[node], 1.0)
-        if node in whole_of:
-            halved[node] *= elements(whole_of[node], reader.large) / max(
-                1, elements(node, reader.large)
-            )
+        of_images = reader.counts_images(batch_of(node) or largest)
+        if (whole := joined.get(node, whole_batches.get(node))) is not None:
+            halved[node] = halved.get(whole, 1.0)
+        apart = None if of_images else parts.get(node)
+        if (whole := apart or whole_of.get(node)) is not None:
+            halved[node] *= elements(whole, reader.large) / max(1, elements(node, reader.large))
         reader.note_borders(node, feeds, joined.get(node, largest), is_piece=node in whole_of)
         is_piece = halved[node] != 1 or reader.borders.share(node) != 1
-        shares = joins_batches(node) or parts_batches(node)
-        if (is_piece and shares) or lays_copies(node):
+        shares = is_piece and (joins_batches(node) or parts_batches(node))
+        shares &= node not in whole_batches
+        if lays_copies(node) or (of_images and (shares or node in parts)):
             reader.note_pieces(node)
         own: float | Global | None = reader.of_shuffled_frames(node)
         own = own or reader.of_resized_spectrum(node, factor[largest])

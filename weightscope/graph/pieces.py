@@ -11,7 +11,7 @@ from torch import Tensor, fx
 
 from weightscope.adapters.symbols import grows, hint, is_symbolic, key
 from weightscope.graph.nodes import argument, operator_of, root, tensor_of
-from weightscope.graph.operators import RESHAPES
+from weightscope.graph.operators import REARRANGES, RESHAPES, facts
 
 SPLITS = tuple(
     f"aten::{name}"
@@ -20,7 +20,9 @@ SPLITS = tuple(
         *("unsafe_split", "unsafe_split_with_sizes", "unsafe_chunk"),
     )
 )
+ONE_OF = ("aten::select", "aten::unbind")
 JOINS = ("aten::cat", "aten::concat", "aten::concatenate")
+_LAID_OUT = (*REARRANGES, "aten::_unsafe_view", "aten::squeeze", "aten::unsqueeze")
 _AS_THEY_ARE = ("aten::clone", "aten::contiguous")
 
 
@@ -67,7 +69,115 @@ def joined_pieces(
     for made, tiles, whole in tiles_in_columns(nodes, dimensions):
         pieces.update(dict.fromkeys(tiles, whole))
         joins[made] = whole
+    for node, made_whole, whole in _windows_laid_back(nodes, dimensions):
+        pieces[node] = whole
+        joins |= dict.fromkeys(made_whole, whole)
     return pieces, joins
+
+
+def parts_of_batches(
+    nodes: Sequence[fx.Node], dimensions: int
+) -> tuple[dict[fx.Node, fx.Node], dict[fx.Node, fx.Node]]:
+    """Find batches that are worked on some at a time and joined again.
+
+    Args:
+        nodes: All nodes of the exported program, in order.
+        dimensions: Number of spatial dimensions of the image.
+
+    Returns:
+        The batch that each part was taken of; and for what joins parts the batch that they are of.
+    """
+    of: dict[fx.Node, list[fx.Node]] = {}
+    for node in nodes:
+        value, batch = tensor_of(node), batch_of(node)
+        if value is not None and value.dim() == dimensions + 2 and batch is not None:
+            of.setdefault(batch, []).append(node)
+    parts: dict[fx.Node, fx.Node] = {}
+    joins: dict[fx.Node, fx.Node] = {}
+    for batch, some in of.items():
+        if made := _laid_back(nodes, some, batch, like=(0,)):
+            parts |= dict.fromkeys(some, batch)
+            joins |= dict.fromkeys(made, batch)
+    return parts, joins
+
+
+def batch_of(node: fx.Node) -> fx.Node | None:
+    """The batch that a node is some of, or one of, laid out as a batch again."""
+    if parts_batches(node):
+        cut = _cut_from(node)
+        return cut[0] if cut else None
+    if operator_of(node) not in (*RESHAPES, "aten::unsqueeze"):
+        return None
+    one = root(node.all_input_nodes[0])
+    taken = one.all_input_nodes[0] if one.target is operator.getitem else one
+    is_one = operator_of(taken) in ONE_OF and argument(taken, "dim") == 0
+    return root(taken.all_input_nodes[0]) if is_one else None
+
+
+def _windows_laid_back(
+    nodes: Sequence[fx.Node], dimensions: int
+) -> Iterator[tuple[fx.Node, list[fx.Node], fx.Node]]:
+    """What lays windows of an image into the batch, what lays them back, and the image."""
+    for node in nodes:
+        whole = _of_windows(node, dimensions)
+        axes = (0, *range(2, dimensions + 2))
+        if whole is not None and (made := _laid_back(nodes, [node], whole, like=axes)):
+            yield node, made, whole
+
+
+def _of_windows(node: fx.Node, dimensions: int) -> fx.Node | None:
+    """The image of which a node lays windows that ``Tensor.unfold`` takes into the batch."""
+    made, sizes, given = tensor_of(node), dict[int, int](), node
+    if made is None or made.dim() != dimensions + 2 or operator_of(node) not in _LAID_OUT:
+        return None
+    while operator_of(given) in (*_LAID_OUT, "aten::unfold"):
+        if operator_of(given) == "aten::unfold":
+            sizes[argument(given, "dimension")] = argument(given, "size")
+        given = root(given.all_input_nodes[0])
+    whole = tensor_of(given)
+    if not sizes or whole is None or whole.dim() != made.dim():
+        return None
+    wanted = [sizes.get(axis, size) for axis, size in enumerate(whole.shape)]
+    several = not _equal(made.shape[:1], whole.shape[:1])
+    return given if several and _equal(made.shape[1:], wanted[1:]) else None
+
+
+def _laid_back(
+    nodes: Sequence[fx.Node], pieces: Sequence[fx.Node], whole: fx.Node, like: Sequence[int]
+) -> list[fx.Node]:
+    """What first has the sizes of the whole again, of what is made of its pieces.
+
+    Nothing where layers leave pieces at another size than they had: none is laid back.
+
+    Args:
+        nodes: All nodes of the exported program, in order.
+        pieces: Where they begin.
+        whole: What they are taken of.
+        like: The axes that tell both apart, that of the batch first.
+    """
+
+    def size(node: fx.Node) -> tuple[str, ...]:
+        value = tensor_of(node)
+        laid_out = value is not None and value.dim() > max(like)
+        return (
+            tuple(key(value.shape[axis]) for axis in like) if value is not None and laid_out else ()
+        )
+
+    before, own = size(whole), set(map(size, pieces))
+    sides = {of_piece[1:] for of_piece in own}
+    inside, found = dict.fromkeys(pieces, True), list[fx.Node]()
+    for node in nodes if before not in own else ():
+        given = [n for n in node.all_input_nodes if n in inside]
+        row = facts(operator_of(node))
+        if not given or node in inside:
+            continue
+        if row.layout is not None and row.view != "spread":
+            inside[node] = size(node)[1:] in sides
+        elif size(node) == before and any(inside[n] for n in given):
+            found.append(node)
+        else:
+            inside[node] = any(inside[n] for n in given)
+    return found
 
 
 def tiles_in_columns(

@@ -299,6 +299,11 @@ class Positions:
         if (value := first_tensor(node)) is not None:
             self.stacks.add(self._stack(value))
 
+    def counts_images(self, node: fx.Node) -> bool:
+        """Whether what lies in a batch is known to be images, or pieces of them."""
+        value = first_tensor(node)
+        return value is not None and self._stack(value) in self.stacks
+
     def _filters_channels(self, node: fx.Node) -> bool:
         """Whether channels that lie in the batch are filtered, by as many kernels as there are."""
         given = next((tensor_of(n) for n in node.all_input_nodes), None)
