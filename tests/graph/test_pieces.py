@@ -385,16 +385,37 @@ class Twice(Pairs):
         return self.head(self.d0(torch.cat([a, self.up(b)], 1)).relu())
 
 
-@pytest.mark.parametrize(
-    ("kind", "refused", "remedy"),
-    [(Picked, [1, 2], r"apart with chunk\(2\)"), (Twice, [1], "side by side at one place")],
-)
-def test_pairs_that_cannot_be_followed_are_refused(
-    kind: type[Pairs], refused: list[int], remedy: str
+class TwiceInTurn(Twice, InTurn):
+    pass
+
+
+class TwicePicked(Twice, Picked):
+    pass
+
+
+@pytest.mark.parametrize(("kind", "in_turn"), [(Twice, False), (TwiceInTurn, True)])
+def test_what_leaves_for_each_image_and_for_each_pair_is_cut(
+    kind: type[Pairs], in_turn: bool
 ) -> None:
     structure = read_structure(kind(), (IMAGE, IMAGE.flip(3)))
-    assert [refusal.keep_levels for refusal in structure.refusals] == refused
-    assert all(re.search(remedy, refusal.reason) for refusal in structure.refusals)
+    assert [cut.keep_levels for cut in structure.cuts] == [1, 2]
+    cut = structure.cuts[0]
+    assert [(s.images, s.in_turn) for s in cut.entries] == [(2, in_turn)]
+    assert sorted((s.images, s.in_turn) for s in cut.exits) == [(1, False), (2, in_turn)]
+    module = build(structure, make_plan(structure, cut, width=4)).module.eval()
+    generator = torch.Generator().manual_seed(1)
+    three = [torch.randn(3, 3, 48, 32, generator=generator) for _ in range(2)]
+    whole = module(*three)
+    each = torch.cat([module(*(images[i : i + 1] for images in three)) for i in range(3)])
+    torch.testing.assert_close(whole, each)
+    assert whole.shape == (3, 2, 48, 32)
+
+
+@pytest.mark.parametrize("kind", [Picked, TwicePicked])
+def test_pairs_that_cannot_be_followed_are_refused(kind: type[Pairs]) -> None:
+    structure = read_structure(kind(), (IMAGE, IMAGE.flip(3)))
+    assert [refusal.keep_levels for refusal in structure.refusals] == [1, 2]
+    assert all(re.search(r"apart with chunk\(2\)", r.reason) for r in structure.refusals)
 
 
 def in_tiles(x: Tensor, rows: int, columns: int) -> Tensor:

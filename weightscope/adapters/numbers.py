@@ -281,13 +281,30 @@ def _holding(numbers: Any, device: Any, dtype: torch.dtype | None) -> SizesInATe
 def _of_free_sizes(original: Callable[..., Any], thread: int) -> Callable[..., Any]:
     @wraps(original)
     def make(*args: Any, **kwargs: Any) -> Any:
-        asked = not sys._getframe(1).f_code.co_filename.startswith(_TORCH)
-        free = threading.get_ident() == thread and _are_sizes(args[:1])
-        if not (asked and free and len(args) == 1 and kwargs.keys() <= {"dtype", "device"}):
+        named = len(args) == 1 and kwargs.keys() <= {"dtype", "device"}
+        if not (named and _asks(thread) and _are_sizes(args)):
             return original(*args, **kwargs)
         return _holding(args[0], kwargs.get("device"), kwargs.get("dtype"))
 
     return make
+
+
+def _of_the_default_type(original: Callable[..., Any], thread: int) -> Callable[..., Any]:
+    """``torch.Tensor([height, width])``; of a ``torch.Size`` it makes a tensor of that size."""
+
+    def make(kind: type, *args: Any, **kwargs: Any) -> Any:
+        listed = len(args) == 1 and type(args[0]) in (list, tuple) and not kwargs
+        if not (listed and kind is torch.Tensor and _asks(thread) and _are_sizes(args)):
+            return original(kind, *args, **kwargs)
+        return _holding(args[0], None, torch.get_default_dtype())
+
+    return make
+
+
+def _asks(thread: int) -> bool:
+    """Whether code outside torch, in the thread that traces, has called the caller."""
+    outside = not sys._getframe(2).f_code.co_filename.startswith(_TORCH)
+    return outside and threading.get_ident() == thread
 
 
 _TORCH = os.path.dirname(torch.__file__) + os.sep
@@ -304,6 +321,8 @@ def free_numbers(model: nn.Module) -> Iterator[None]:
     try:
         for name, maker in makers.items():
             setattr(torch, name, _of_free_sizes(maker, threading.get_ident()))
+        made = _of_the_default_type(torch.Tensor.__new__, threading.get_ident())
+        torch.Tensor.__new__ = staticmethod(made)  # type: ignore[method-assign,assignment]
         for names in _namespaces(model):
             for name, stand_in in _NAMES.items():
                 if name not in names:
@@ -314,6 +333,8 @@ def free_numbers(model: nn.Module) -> Iterator[None]:
     finally:
         for name, maker in makers.items():
             setattr(torch, name, maker)
+        if "__new__" in vars(torch.Tensor):
+            del torch.Tensor.__new__
         for names, name in changed:
             del names[name]
 

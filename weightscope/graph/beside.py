@@ -26,7 +26,10 @@ def side_by_side(
     entries: Sequence[Site],
     exits: Sequence[Site],
 ) -> tuple[tuple[Site, ...], tuple[Site, ...]] | str:
-    """Say how many images of what enters a cut become one, or one of what leaves it, and the order.
+    """Say how many images of what crosses a cut are one below it, and in which order they lie.
+
+    Pairs and frames that enter may become one, and what leaves may be laid into the batch, for
+    each frame or each query. Below, there are as many images as where the fewest cross.
 
     Args:
         nodes: The coarse graph.
@@ -39,51 +42,64 @@ def side_by_side(
     """
     crossing = {site.node for site in (*entries, *exits)}
     batches = {n.name: n.meta["val"].shape[0] for n in nodes if n.name in crossing}
-    goal = batches[exits[0].node]
-    if any(times(batches[site.node], goal) != 1 for site in exits):
-        return (
-            f"{exits[0].node} and others leave what lies below with different numbers of images in"
-            " a batch; put pairs or frames side by side at one place, before or after all that"
-            " leaves"
-        )
-    if (many := _copies(nodes, fine, entries, exits, batches)) is not None:
-        return many
+    named = {node.name: node for node in fine}
+    ends = {n.name: named[n.meta["fine"]] for n in nodes if n.name in crossing}
+    leaving = _fewest([batches[site.node] for site in exits])
+    if leaving is None:
+        return _mixed(exits)
+    goal = _fewest([leaving, *(batches[site.node] for site in entries)])
+    if goal is None:
+        return _other_images(next(s for s in entries if not times(batches[s.node], leaving)), exits)
     found: list[Site] = []
     for site in entries:
         images = times(batches[site.node], goal)
-        if images == 1:
-            found.append(site)
-            continue
-        start = next(n for n in nodes if n.name == site.node).meta["fine"]
-        in_turn = _in_turn(next(n for n in fine if n.name == start), images, goal)
-        if images < 2 or in_turn is None:
-            return (
-                f"{site.node} enters what lies below with {OTHER_IMAGES} than"
-                f" {exits[0].node} leaves it with, and how they become one another cannot be read;"
-                " take a batch of pairs apart with chunk(2), or clips with view(batch, frames, ...)"
-            )
-        found.append(replace(site, images=images, in_turn=in_turn))
-    return tuple(found), tuple(exits)
+        order = _in_turn(ends[site.node], images, goal) if images > 1 else False
+        if order is None:
+            return _other_images(site, exits)
+        found.append(replace(site, images=images, in_turn=order))
+    made = _made(exits, ends, batches, goal)
+    if made is None:
+        return _mixed(exits) if goal is leaving else _other_images(entries[0], exits)
+    return tuple(found), made
 
 
-def _copies(
-    nodes: Sequence[fx.Node],
-    fine: Sequence[fx.Node],
-    entries: Sequence[Site],
-    exits: Sequence[Site],
-    batches: Mapping[str, Any],
-) -> tuple[tuple[Site, ...], tuple[Site, ...]] | None:
-    """What crosses where each image leaves several times, as for each query; None of all else."""
-    base, goal = batches[entries[0].node], batches[exits[0].node]
-    images = times(goal, base)
-    if images < 2 or any(times(batches[site.node], base) != 1 for site in entries):
+def _other_images(site: Site, exits: Sequence[Site]) -> str:
+    return (
+        f"{site.node} enters what lies below with {OTHER_IMAGES} than {exits[0].node} leaves it"
+        " with, and how they become one another cannot be read; take a batch of pairs apart with"
+        " chunk(2), or clips with view(batch, frames, ...)"
+    )
+
+
+def _mixed(exits: Sequence[Site]) -> str:
+    return (
+        f"{exits[0].node} and others leave what lies below with different numbers of images in a"
+        " batch; put pairs or frames side by side at one place, before or after all that leaves"
+    )
+
+
+def _fewest(batches: Sequence[Any]) -> Any:
+    """The batch of which each holds a whole multiple; None where there is none."""
+    return next((one for one in batches if all(times(batch, one) for batch in batches)), None)
+
+
+def _made(
+    exits: Sequence[Site], ends: Mapping[str, fx.Node], batches: Mapping[str, Any], goal: Any
+) -> tuple[Site, ...] | None:
+    """What leaves, with how many images of one lie in its batch; None where their order is unknown.
+
+    What laid them there shows the order, as of queries, or else what takes them apart above.
+    """
+    many = {site.node: times(batches[site.node], goal) for site in exits}
+    orders: dict[str, bool | None] = {}
+    for images in {*many.values()} - {1}:
+        names = [name for name, number in many.items() if number == images]
+        laid = _laid([ends[name] for name in names], images, goal)
+        apart = [_in_turn(ends[name], images, goal) for name in names] if laid is None else []
+        orders |= dict(zip(names, apart, strict=True)) if apart else dict.fromkeys(names, laid)
+    if None in orders.values():
         return None
-    left = {site.node for site in exits}
-    names = {node.meta["fine"] for node in nodes if node.name in left}
-    order = _laid([node for node in fine if node.name in names], images, base)
-    if order is None:
-        return None
-    return tuple(entries), tuple(replace(s, images=images, in_turn=order) for s in exits)
+    return tuple(replace(s, images=many[s.node], in_turn=bool(orders.get(s.node))) for s in exits)
 
 
 def _laid(ends: Sequence[fx.Node], images: int, base: Any) -> bool | None:

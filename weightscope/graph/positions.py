@@ -158,7 +158,8 @@ class Positions:
         """P_input / P where each position of a map looks at places of it: that of the map.
 
         All look at one place, with the map repeated in the batch for more; or positions lie along
-        one axis, and their places along the other. None where that is not so.
+        one axis, and their places along the other; or positions lie in the batch, each with a map
+        of its own and a window of one size that it looks at. None where that is not so.
         """
         value, sampled = first_tensor(node), node.all_input_nodes[0]
         given = first_tensor(sampled)
@@ -166,7 +167,9 @@ class Positions:
             return None
         own, sides = self.large.shape(given)[2:], self.large.shape(value)[2:]
         around = math.prod(own) in sides and min(sides) > 1
-        return factor.get(sampled) if own == sides or around else None
+        of_each = grows(value.shape[0]) and not any(map(is_symbolic, value.shape[1:]))
+        of_each &= self._stack(value) % math.prod(own) == 0
+        return factor.get(sampled) if own == sides or around or of_each else None
 
     def factor(self, node: fx.Node, *, pooled: bool) -> float | Global | None:
         """P_input / P; GLOBAL where the result is; None where the layout is unknown.

@@ -271,6 +271,10 @@ def _forget_idle_questions(structure: Structure, trial: Trial) -> None:
     symbols = {s for axes in held.free.values() for axis, (s, _, _) in axes.items() if axis}
     one = {axes[0][0]: 1 for axes in held.free.values() if 0 in axes}
     pairs = {q: a for q, a in first.meta["decisions"].items() if len(asked_for([q])) > 1}
+    along = [
+        {axes[place][0] for axes in held.free.values() if place in axes}
+        for place in structure.inputs.space
+    ]
 
     def is_idle(question: Any, answer: Any) -> bool:
         if not is_of_one_size(question, answer):
@@ -286,7 +290,8 @@ def _forget_idle_questions(structure: Structure, trial: Trial) -> None:
         if not equal or equal[-1] - equal[0] >= len(equal):
             return False  # it asks for a remainder, which many sizes leave
         calls = [[equal[0]] * len(given)]
-        calls += [[*given[:axis], equal[0], *given[axis + 1 :]] for axis in range(len(given))]
+        asked = [axis for axis, sizes in enumerate(along) if sizes & asked_for([question])]
+        calls += [[*given[:axis], equal[0], *given[axis + 1 :]] for axis in asked]
         takes, copies = partial(takes_no_more, trial, structure.inputs), _writes(trial)
         return all(holds_at_size(structure, sizes, takes, copies=copies) for sizes in calls)
 
