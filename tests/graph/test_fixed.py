@@ -834,6 +834,30 @@ def test_a_table_for_squares_of_its_own_size_is_no_table_for_others(side):
             assert variant.module(x).shape == (1, 1, *sizes)
 
 
+class TableOfColumns(Plain):
+    """Adds a number to each column, and takes images that are no wider than they are high."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Parameter(torch.randn(1, 1, 1, 16))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.shape[2] < x.shape[3]:
+            raise ValueError("too wide")
+        table = self.table
+        if x.shape[3] != table.shape[3]:
+            table = F.interpolate(table, size=(1, x.shape[3]), mode="bilinear")
+        return super().forward(x + table)
+
+
+def test_a_table_of_one_side_is_resized_at_its_own_size_of_that_side() -> None:
+    model = TableOfColumns().eval()
+    structure = read_structure(model, torch.randn(1, 3, 32, 32))
+    for sizes in ((32, 32), (24, 16), (48, 40)):
+        x = torch.randn(2, 3, *sizes)
+        torch.testing.assert_close(rebuild(structure)(x), model(x))
+
+
 class TextOfSize(Plain):
     """Multiplies by a number that no arithmetic makes of the image's size."""
 

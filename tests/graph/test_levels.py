@@ -908,13 +908,13 @@ def test_patches_of_one_of_several_frames_lie_at_its_level() -> None:
 class Correlated(nn.Module):
     """Two frames, one behind the other; each position looks at 36 places of the other frame."""
 
-    def __init__(self, in_batch: bool) -> None:
+    def __init__(self, how: str) -> None:
         super().__init__()
         strides = ((3, 1), (8, 2), (8, 2))
         self.e0, self.e1, self.e2 = (nn.Conv2d(c, 8, 3, stride, 1) for c, stride in strides)
         self.d1, self.d0 = nn.Conv2d(44, 8, 3, 1, 1), nn.Conv2d(16, 8, 3, 1, 1)
         self.last = nn.Conv2d(8, 2, 1)
-        self.in_batch = in_batch
+        self.how = how
 
     def looks(self, one: Tensor, other: Tensor) -> Tensor:
         batch, width, high, wide = one.shape
@@ -923,7 +923,12 @@ class Correlated(nn.Module):
         )
         around = 0.1 * (torch.arange(72).view(1, 1, 36, 2) - 36) / 36
         places = torch.stack([x, y], -1).view(1, high * wide, 1, 2) + around
-        if self.in_batch:
+        if self.how == "a map of costs each":
+            costs = torch.einsum("bcp,bchw->bphw", one.flatten(2), other).flatten(0, 1)[:, None]
+            places = places.view(high * wide, 6, 6, 2).repeat(batch, 1, 1, 1)
+            seen = F.grid_sample(costs, places, align_corners=True)
+            return seen.view(batch, high, wide, 36).permute(0, 3, 1, 2).contiguous()
+        if self.how == "in the batch":
             places = places.view(high, wide, 36, 2).permute(2, 0, 1, 3).repeat(batch, 1, 1, 1)
             seen = F.grid_sample(other.repeat_interleave(36, 0), places, align_corners=True)
             return (seen.view(batch, 36, width, high, wide) * one[:, None]).sum(2)
@@ -939,15 +944,16 @@ class Correlated(nn.Module):
         return self.last(self.d0(deep))
 
 
-@pytest.mark.parametrize("in_batch", [False, True])
-def test_positions_that_look_at_several_places_stay_at_their_level(in_batch: bool) -> None:
-    structure = read_structure(Correlated(in_batch), torch.zeros(2, 2, 3, 32, 32), layout="NTCHW")
+@pytest.mark.parametrize("how", ["together", "in the batch", "a map of costs each"])
+def test_positions_that_look_at_several_places_stay_at_their_level(how: str) -> None:
+    structure = read_structure(Correlated(how), torch.zeros(2, 2, 3, 32, 32), layout="NTCHW")
     assert structure.reductions == ((1.0, 1.0), (2.0, 2.0), (4.0, 4.0))
     places = {layer: stage.name for stage in structure.stages for layer in stage.layers}
     assert places == {
         **{"e0": "encoder 0", "e1": "encoder 1", "e2": "bottleneck"},
         **{"d1": "decoder 1", "d0": "decoder 0", "last": "head"},
     }
+    assert structure.notes == ()
 
 
 class SliceBySlice(nn.Module):

@@ -381,11 +381,12 @@ class Sized(nn.Module):
             still = torch.eye(2, 3)[None].expand(len(x), -1, -1)
             grid = F.affine_grid(still, list(x.shape), align_corners=False)
             return F.grid_sample(made, grid, align_corners=False)
-        sizes = x.new_tensor([width, height])
+        make = torch.Tensor if self.how == "numbers of the default type" else x.new_tensor
+        sizes = make([width, height])
         return made + (made.expand(-1, 2, -1, -1).permute(0, 2, 3, 1) / sizes).sum(-1)[:, None]
 
 
-@pytest.mark.parametrize("how", ["grid", "tensor"])
+@pytest.mark.parametrize("how", ["grid", "tensor", "numbers of the default type"])
 def test_sizes_that_torch_makes_numbers_of_stay_free(how: str) -> None:
     model = Sized(how).eval()
     structure = read_structure(model)

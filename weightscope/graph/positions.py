@@ -305,7 +305,7 @@ class Positions:
     def counts_images(self, node: fx.Node) -> bool:
         """Whether what lies in a batch is known to be images, or pieces of them."""
         value = first_tensor(node)
-        return value is not None and self._stack(value) in self.stacks
+        return value is not None and value.dim() > 0 and self._stack(value) in self.stacks
 
     def _filters_channels(self, node: fx.Node) -> bool:
         """Whether channels that lie in the batch are filtered, by as many kernels as there are."""

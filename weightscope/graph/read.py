@@ -289,8 +289,8 @@ def _forget_idle_questions(structure: Structure, trial: Trial) -> None:
         ]
         if not equal or equal[-1] - equal[0] >= len(equal):
             return False  # it asks for a remainder, which many sizes leave
-        calls = [[equal[0]] * len(given)]
         asked = [axis for axis, sizes in enumerate(along) if sizes & asked_for([question])]
+        calls = [[equal[0]] * len(given)]
         calls += [[*given[:axis], equal[0], *given[axis + 1 :]] for axis in asked]
         takes, copies = partial(takes_no_more, trial, structure.inputs), _writes(trial)
         return all(holds_at_size(structure, sizes, takes, copies=copies) for sizes in calls)
