@@ -523,6 +523,78 @@ def test_where_frames_or_slices_lie_in_the_batch_each_is_cut_alone(kind):
     assert verify(variant, sizes=[given], export=False).failures == ()
 
 
+class SlicesBelow(nn.Module):
+    """Volumes whose deepest layer, and perhaps the decoder, works on slices in the batch."""
+
+    def __init__(self, *, by_volume: bool, also_above: bool) -> None:
+        super().__init__()
+        self.order, self.also_above = (0, 2, 1, 3, 4) if by_volume else (2, 0, 1, 3, 4), also_above
+        self.top, self.middle = nn.Conv3d(1, 8, 3, 1, 1), nn.Conv3d(8, 8, 3, (1, 2, 2), 1)
+        self.below = nn.Conv3d(8, 16, 3, (1, 2, 2), 1)
+        self.deep = nn.Conv2d(16, 16, 3, padding=1)
+        convolution = nn.Conv2d if also_above else nn.Conv3d
+        self.up1, self.up0 = convolution(24, 8, 3, 1, 1), convolution(16, 8, 3, 1, 1)
+        self.head = convolution(8, 2, 1)
+
+    def laid(self, x):
+        return x.permute(self.order).flatten(0, 1)
+
+    def stacked(self, x, images):
+        if self.order[0] == 0:
+            return x.unflatten(0, (images, -1)).transpose(1, 2)
+        return x.unflatten(0, (-1, images)).permute(1, 2, 0, 3, 4)
+
+    def up(self, layer, x, skip):
+        return layer(torch.cat([F.interpolate(x, size=skip.shape[2:]), skip], 1)).relu()
+
+    def forward(self, x):
+        top = self.top(x).relu()
+        middle = self.middle(top).relu()
+        y = self.deep(self.laid(self.below(middle).relu())).relu()
+        if self.also_above:
+            top, middle = self.laid(top), self.laid(middle)
+        else:
+            y = self.stacked(F.interpolate(y, size=middle.shape[3:]), x.shape[0])
+        y = self.head(self.up(self.up0, self.up(self.up1, y, middle), top))
+        return self.stacked(y, x.shape[0]) if self.also_above else y
+
+
+@pytest.mark.sample(1)
+@pytest.mark.parametrize(("by_volume", "also_above"), [(True, True), (False, False), (True, False)])
+def test_slices_on_one_side_of_a_cut_are_stacked(by_volume, also_above):
+    model = SlicesBelow(by_volume=by_volume, also_above=also_above).eval()
+    structure = read_structure(model, torch.randn(1, 1, 8, 16, 16))
+    assert structure.reductions == ((1.0, 1.0, 1.0), (1.0, 2.0, 2.0), (1.0, 4.0, 4.0))
+    assert [cut.keep_levels for cut in structure.cuts] == [1, 2]
+    x = torch.randn(2, 1, 5, 24, 32)
+    torch.testing.assert_close(rebuild(structure)(x), model(x), rtol=0, atol=1e-6)
+    for cut in structure.cuts:
+        variant = build(structure, make_plan(structure, cut, width=4))
+        assert isinstance(variant.module.new_bottleneck.trunk[0], nn.Conv3d)
+        assert variant.module.eval()(x).shape == model(x).shape
+        assert verify(variant, sizes=[x], export=False).failures == ()
+
+
+class FlatBottleneck(nn.Module):
+    """The deepest level is of slices alone, which a layer takes there from the level above."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.top, self.deep = nn.Conv3d(1, 8, 3, 1, 1), nn.Conv2d(8, 16, 3, 2, 1)
+        self.out = nn.Conv3d(24, 2, 3, 1, 1)
+
+    def forward(self, x):
+        top = self.top(x).relu()
+        deep = self.deep(top.transpose(1, 2).flatten(0, 1)).relu()
+        deep = F.interpolate(deep, size=x.shape[3:]).unflatten(0, (x.shape[0], -1)).transpose(1, 2)
+        return self.out(torch.cat([top, deep], 1))
+
+
+def test_a_level_of_slices_alone_keeps_their_number():
+    structure = read_structure(FlatBottleneck().eval(), torch.randn(1, 1, 8, 16, 16))
+    assert structure.reductions == ((1.0, 1.0, 1.0), (1.0, 2.0, 2.0))
+
+
 class Remembering(nn.Module):
     """Frames join a memory one by one; pixels become channels in all of them at once."""
 

@@ -13,7 +13,7 @@ from torch import fx, nn
 
 from weightscope.adapters import pytree
 from weightscope.adapters.symbols import grows, hint, key, sides_counted
-from weightscope.graph.batch_first import BATCH_SECOND, CROSSES
+from weightscope.graph.batch_first import BATCH_SECOND, CROSSES, with_volumes
 from weightscope.graph.beside import side_by_side, times
 from weightscope.graph.coarsen import Coarse
 from weightscope.graph.layouts import alike
@@ -31,7 +31,7 @@ def read_cuts(
     model: nn.Module,
     levels: Levels,
     dimensions: int,
-) -> tuple[tuple[Cut, ...], tuple[Refusal, ...]]:
+) -> tuple[Coarse, tuple[Cut, ...], tuple[Refusal, ...]]:
     """Find the legal cuts at every depth, and the reason where there is none.
 
     Args:
@@ -40,18 +40,42 @@ def read_cuts(
         model: Whose modules it calls.
         levels: The levels, with the sizes that maps have at the example input.
         dimensions: Number of spatial dimensions.
+
+    Returns:
+        The coarse graph, with slices as volumes where that helps; the cuts; the refusals.
     """
+    cuts, refusals = _cuts(coarse, fine, model, levels, dimensions)
+    if refusals and dimensions == 3:
+        coarse = with_volumes(coarse)
+        cuts, refusals = _cuts(coarse, fine, model, levels, dimensions)
+    return coarse, cuts, refusals
+
+
+def _cuts(
+    coarse: Coarse,
+    fine: Sequence[fx.Node],
+    model: nn.Module,
+    levels: Levels,
+    dimensions: int,
+) -> tuple[tuple[Cut, ...], tuple[Refusal, ...]]:
+    """The cuts and the refusals of one graph."""
     cuts: list[Cut] = []
     refusals: list[Refusal] = []
     for keep in range(1, len(levels.sizes)):
         found = _cut(coarse, fine, model, keep, dimensions, levels)
-        if isinstance(found, str) and dimensions == 3:
+        if dimensions == 3 and (isinstance(found, str) or _is_of_volumes_laid_out(found, coarse)):
             found = _cut_of_slices(coarse, fine, model, keep, levels) or found
         if isinstance(found, Cut):
             cuts.append(found)
         else:
             refusals.append(Refusal(keep, found))
     return tuple(cuts), tuple(refusals)
+
+
+def _is_of_volumes_laid_out(cut: Cut, coarse: Coarse) -> bool:
+    """Whether slices were stacked to volumes to cross a cut."""
+    crossing = {site.node for site in (*cut.entries, *cut.exits)}
+    return any(CROSSES in node.meta for node in coarse.graph.nodes if node.name in crossing)
 
 
 @dataclass(frozen=True)
@@ -179,9 +203,10 @@ def _unreadable(node: fx.Node, dimensions: int) -> str:
             " above it, and what takes the place of a level makes features of each image; let the"
             " forward return that number, and use it outside, or keep more levels"
         )
+    slices = dimensions == 3 and value.dim() == dimensions + 1
     return (
         f"{node.name} leaves what lies below in an unreadable layout, {_in_words(value.shape)}; "
-        + _LAYOUT_REMEDY
+        + (_SLICES_REMEDY if slices else _LAYOUT_REMEDY)
     )
 
 
@@ -222,6 +247,12 @@ def _in_words(shape: Sequence[object]) -> str:
     return f"({', '.join(['batch', *sizes])})"
 
 
+_SLICES_REMEDY = (
+    "where these are slices of volumes in the batch, let the forward itself lay them out as volumes"
+    " (batch, channels, depth, height, width) before other levels take them"
+)
+
+
 _LAYOUT_REMEDY = "let it leave and enter as (batch, channels, *sizes) or (batch, *sizes, channels)"
 
 
@@ -248,7 +279,7 @@ def _split(
         node
         for node in reversed(nodes)
         if makes_tensor(node)
-        and not (CROSSES in node.meta or _takes_added_tokens(node, coarse.places, levels))
+        and not (_crosses(node, dimensions) or _takes_added_tokens(node, coarse.places, levels))
         and (_images(node) in filtered or site(node, coarse.places, dimensions, levels) is None)
     ]
     reshapes = [node for node in unreadable if operator_of(node) in REARRANGES]
@@ -277,6 +308,11 @@ def _split(
             below.add(node)
     removed |= below - _needed(nodes, removed)  # what comes up and goes down again
     return _Depth(nodes, nodes[-1], frozenset(removed), frozenset(below))
+
+
+def _crosses(node: fx.Node, dimensions: int) -> bool:
+    """Whether a node was laid out otherwise to cross a cut; volumes do not cross one of slices."""
+    return CROSSES in node.meta and node.meta["val"].dim() != dimensions + 3
 
 
 def _losses(nodes: Sequence[fx.Node], removed: Collection[fx.Node]) -> set[fx.Node]:

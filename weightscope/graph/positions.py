@@ -414,8 +414,8 @@ class Positions:
     def growth_of_map(self, node: fx.Node, factor: float | None = None) -> tuple[float, ...] | None:
         """The same of any result; ``factor`` is P_input / P where the layout is not known."""
         value = first_tensor(node)
-        # a map of two sides is one slice of a volume, where slices are counted
-        lost = int(self.slices and value is not None and value.dim() == self.dimensions + 1)
+        # a map of two sides is one slice of a volume
+        lost = int(value is not None and self._is_slice(node, value))
         if value is None or value.dim() + lost != self.dimensions + 2:
             return None
         sizes, before = (p.shape(value)[2:] for p in (self.large, self.small))
@@ -433,7 +433,15 @@ class Positions:
                 list(zip(*given, strict=True))[lost:], sizes, before, strict=True
             )
         )
-        return (1.0,) * lost + grown
+        if lost and not self.slices:
+            grown = ((factor or math.prod(grown)) / math.prod(grown), *grown)
+        return grown if len(grown) == self.dimensions else (1.0, *grown)
+
+    def _is_slice(self, node: fx.Node, value: torch.Tensor) -> bool:
+        """Whether a result is maps of slices of volumes, which lie in the batch."""
+        if self.dimensions != 3 or value.dim() != self.dimensions + 1:
+            return False
+        return self.slices or facts(operator_of(node)).layout == "channels_first"
 
 
 def _repeats(node: fx.Node) -> bool:

@@ -419,7 +419,7 @@ def _read(
     layers, _ = layer_places(captured, placement, model)
     _, dead = layer_places(captured, whole, model)
     coarse = with_batch_first(coarsen(captured, placement, model, inputs))
-    cuts, refusals = read_cuts(coarse, captured.nodes, model, levels, inputs.dimensions)
+    coarse, cuts, refusals = read_cuts(coarse, captured.nodes, model, levels, inputs.dimensions)
     if not cuts:
         _require_order(model, () if stages or part else levels.reductions)
     pair = two_images(trial, inputs)
