@@ -159,6 +159,42 @@ class AtTwoLevels(Pixels):
         return {"classes": self.classes(said), "masks": masks}
 
 
+class FromFineToCoarse(Pixels):
+    """Queries ask a fine level, then the deepest; a norm lies before each."""
+
+    def __init__(self, *, batch_first: bool = True) -> None:
+        super().__init__()
+        self.queries, self.say = nn.Parameter(torch.randn(4, 8)), nn.Linear(8, 8)
+        self.first, self.then = (
+            nn.MultiheadAttention(8, 2, batch_first=batch_first) for _ in range(2)
+        )
+        self.before, self.between = nn.LayerNorm(8), nn.LayerNorm(8)
+        self.order = (0, 1, 2) if batch_first else (1, 0, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        a, b, c = self.down(x)
+        fine, coarse = (y.flatten(2).mT.permute(self.order) for y in (b, c))
+        said = self.queries.expand(len(x), -1, -1).permute(self.order)
+        said = said + self.first(self.before(said), fine, fine)[0]
+        said = said + self.then(self.between(said), coarse, coarse)[0]
+        said = self.say(said.permute(self.order))
+        return torch.einsum("bqc,bchw->bqhw", said, self.up(a, b, c))
+
+
+@pytest.mark.parametrize("batch_first", [True, False])
+def test_an_attention_lies_at_one_level_with_what_only_asks_there(batch_first: bool) -> None:
+    model = FromFineToCoarse(batch_first=batch_first).eval()
+    structure = read_structure(model, torch.rand(1, 1, 32, 32))
+    stages = {layer: stage.name for stage in structure.stages for layer in stage.layers}
+    assert stages["first"] == stages["first.out_proj"] == "encoder 1"
+    assert {stages[name] for name in ("between", "then", "then.out_proj")} == {"bottleneck"}
+    call = torch.rand(2, 1, 48, 32)
+    for cut in structure.cuts:
+        variant = build(structure, make_plan(structure, cut, width=2))
+        assert variant.module.eval()(call).shape == model(call).shape
+        assert verify(variant, sizes=[call], export=False).failures == ()
+
+
 class Slots(Pixels):
     """What each query says is laid out as a map of its own, in the batch."""
 

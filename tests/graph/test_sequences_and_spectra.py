@@ -12,6 +12,8 @@ import weightscope as ws
 from weightscope.errors import InputError
 from weightscope.graph import read_structure, rebuild
 from weightscope.truncation import verify
+from weightscope.truncation.building import build
+from weightscope.truncation.plan import find_cut, make_plan
 
 
 class Reconstruction(nn.Module):
@@ -189,3 +191,39 @@ def test_learned_tokens_bring_positions_back(deep: int) -> None:
     assert "merge" not in above
     call = torch.randn(2, 48, 5)
     torch.testing.assert_close(rebuild(structure)(call), model(call))
+
+
+class BesideASignal(nn.Module):
+    """A signal (B, C, L), and vectors (B, N, F) of which layers say what is asked of it."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.how = how
+        self.top, self.deep = nn.Conv1d(2, 8, 3, 1, 1), nn.Conv1d(8, 8, 3, 2, 1)
+        self.up, self.of_vectors = nn.Conv1d(16, 8, 3, 1, 1), nn.Linear(5, 8)
+        self.weight = nn.Parameter(torch.randn(5, 8))
+        self.attention = nn.MultiheadAttention(8, 2, kdim=5, vdim=5, batch_first=True)
+
+    def forward(self, signal: Tensor, vectors: Tensor) -> Tensor:
+        top = self.top(signal).relu()
+        deep = self.deep(top).relu()
+        if self.how == "attention":
+            asked = deep.transpose(1, 2)
+            deep = (asked + self.attention(asked, vectors, vectors)[0]).transpose(1, 2)
+        made = self.up(torch.cat([F.interpolate(deep, size=top.shape[2:]), top], 1))
+        if self.how == "attention":
+            return made
+        told = vectors @ self.weight if self.how == "weight" else self.of_vectors(vectors)
+        return told @ made
+
+
+@pytest.mark.parametrize("how", ["linear", "weight", "attention"])
+def test_vectors_beside_a_signal_are_no_signal(how: str) -> None:
+    model = BesideASignal(how).eval()
+    structure = read_structure(model, (torch.randn(1, 2, 64), torch.randn(1, 4, 5)))
+    assert structure.reductions == ((1.0,), (2.0,))
+    assert structure.stage_of["deep"].name == "bottleneck"
+    variant = build(structure, make_plan(structure, find_cut(structure, 1), width=4))
+    given = torch.randn(2, 2, 96), torch.randn(2, 7, 5)
+    assert variant.module.eval()(*given).shape == model(*given).shape
+    assert verify(variant, sizes=[given], export=False).failures == ()

@@ -12,7 +12,7 @@ import functools
 import inspect
 import itertools
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, is_dataclass, replace
 from typing import Any, cast
@@ -57,7 +57,8 @@ from weightscope.copies import deep_copy
 from weightscope.errors import StructureError, shown
 from weightscope.graph.gradients import HooksAside
 from weightscope.graph.layouts import is_image
-from weightscope.graph.nodes import argument, operator_of, tensor_of
+from weightscope.graph.nodes import argument, is_size, operator_of, tensor_of
+from weightscope.graph.operators import facts
 from weightscope.graph.pools import FREE_DRAWS, FREE_SIZES, FittedPads
 from weightscope.graph.recurrence import WHOLE_RECURRENCES
 from weightscope.graph.states import Rest
@@ -600,15 +601,46 @@ def _by_parameter(model: nn.Module, args: Any, kwargs: Any) -> Any:
 def _mark_images(program: ExportedProgram, inputs: ExampleInputs) -> None:
     """Note on every image input where its sizes and frames lie, and which one counts the images."""
     users = set(program.graph_signature.user_inputs)
-    counted = False
-    for node in program.graph.nodes:
-        value = node.meta.get("val")
-        if node.op == "placeholder" and node.name in users and isinstance(value, torch.Tensor):
-            image = is_image(value, inputs)
-            node.meta["space"] = inputs.space if image else ()
-            node.meta["frames"] = inputs.frames if image else None
-            if image and not counted:
-                node.meta["counts"] = counted = True
+    weights = program.graph_signature.inputs_to_parameters.keys()
+    given = [
+        node
+        for node in program.graph.nodes
+        if node.op == "placeholder" and node.name in users and tensor_of(node) is not None
+    ]
+    ranked = [node for node in given if is_image(node.meta["val"], inputs)]
+    images = [n for n in ranked if not _has_features_last(n, inputs, weights)] or ranked
+    for node in given:
+        node.meta["space"] = inputs.space if node in images else ()
+        node.meta["frames"] = inputs.frames if node in images else None
+    for node in images[:1]:
+        node.meta["counts"] = True
+
+
+def _has_features_last(node: fx.Node, inputs: ExampleInputs, weights: Collection[str]) -> bool:
+    """Whether an input has features along an axis that is a side of an image.
+
+    The first layers that it meets mix its last axis, as they do with vectors beside an image, of
+    texts or templates.
+
+    Args:
+        node: The input.
+        inputs: How the model is called.
+        weights: Names of the nodes that hold weights.
+    """
+    first: set[str | None] = set()
+    seen, waiting = {node}, [node]
+    while waiting:
+        given = waiting.pop()
+        for user in given.users:
+            row = facts(operator_of(user))
+            factors = [str(factor) for factor in user.args[:2]] if row.view == "product" else []
+            is_linear = factors[:1] == [given.name] and factors[1] in weights
+            if row.layout or row.kernel:
+                first.add("channels_last" if is_linear else row.layout)
+            elif user not in seen and not is_size(user):
+                seen.add(user)
+                waiting.append(user)
+    return inputs.rank - 1 in inputs.space and first == {"channels_last"}
 
 
 def images_read(captured: Capture) -> int | None:

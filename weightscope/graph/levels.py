@@ -6,7 +6,7 @@ See ``docs/decisions/levels.md`` for what a level is.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -177,6 +177,7 @@ def read_levels(capture: Capture, inputs: ExampleInputs) -> Levels:
         order = {old: new for new, old in enumerate(sorted(set(level.values())))}
         level = {node: order[old] for node, old in level.items()}
         level = _where_it_is_used(capture, level, pooled)
+        level = _where_it_asks(capture, level, queries.answered)
         reductions = _reductions(level, factor, reader, len(order), inputs.dimensions)
         sizes = _sizes_at_the_example(image, reductions)
         inside = tuple(map(hint, space_of(image))) if image is resized else ()
@@ -270,6 +271,21 @@ def _where_it_is_used(
             users = [user for user in node.users if user in moved]
             if users and not any(_makes_positions(user) for user in users):
                 moved[node] = min(moved[node], max(moved[user] for user in users))
+    return moved
+
+
+def _where_it_asks(
+    capture: Capture, level: Mapping[fx.Node, int], vectors: Collection[fx.Node]
+) -> dict[fx.Node, int]:
+    """Move what is made of queries down to where it asks next, where it does nothing else.
+
+    So all of one attention lies at one level.
+    """
+    moved = dict(level)
+    for node in reversed(capture.nodes):
+        users = [moved.get(user, -1) for user in node.users if not is_size(user)]
+        if node in vectors and node in moved and users:
+            moved[node] = max(moved[node], min(users))
     return moved
 
 
