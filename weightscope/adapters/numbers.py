@@ -322,7 +322,7 @@ def free_numbers(model: nn.Module) -> Iterator[None]:
         for name, maker in makers.items():
             setattr(torch, name, _of_free_sizes(maker, threading.get_ident()))
         made = _of_the_default_type(torch.Tensor.__new__, threading.get_ident())
-        torch.Tensor.__new__ = staticmethod(made)  # type: ignore[method-assign,assignment]
+        torch.Tensor.__new__ = staticmethod(made)  # type: ignore[method-assign]
         for names in _namespaces(model):
             for name, stand_in in _NAMES.items():
                 if name not in names:
