@@ -51,6 +51,8 @@ def captured_with(
             inputs, read_at, captured = longer
         if inputs.guessed and not _takes_this_way(captured, inputs):
             inputs = with_each_twice(inputs)  # of one image a user said nothing
+        if not inputs.guessed and (both := _beside_the_one_size(trial, captured, read_at)):
+            read_at, captured = both
         found.append((inputs, read_at, captured))
         follows = follows_the_input(captured) and (
             is_one_window(trial, inputs) or not _is_the_one_size(captured, read_at)
@@ -101,6 +103,24 @@ def _is_the_one_size(captured: Capture, read_at: ExampleInputs) -> bool:
         if probe is None or decided_alike(asked, probe.symbols):
             return False
     return bool(asked)
+
+
+def _beside_the_one_size(
+    trial: Trial, captured: Capture, read_at: ExampleInputs
+) -> tuple[ExampleInputs, Capture] | None:
+    """A call at another size, and its capture, where a given size is the one that is asked for.
+
+    What resizes a table to all sizes but its own does nothing to it there.
+    """
+    if captured.sizes != "symbolic" or not _is_the_one_size(captured, read_at):
+        return None
+    for factor in OTHER_SIZES:
+        other = at_another_size(read_at, factor)
+        try:
+            return other, where_both_hold(trial, read_at, other)
+        except StructureError:
+            continue
+    return None
 
 
 def with_batch(
