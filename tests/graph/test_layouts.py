@@ -559,6 +559,31 @@ class SlicesBelow(nn.Module):
         return self.stacked(y, x.shape[0]) if self.also_above else y
 
 
+class Deep(nn.Conv2d):
+    """Lays the slices into the batch itself."""
+
+    def forward(self, x):
+        return super().forward(x.transpose(1, 2).flatten(0, 1))
+
+
+class LaidInside(SlicesBelow):
+    def __init__(self) -> None:
+        super().__init__(by_volume=True, also_above=True)
+        self.inside = Deep(16, 16, 3, padding=1)
+
+    def laid(self, x):
+        return self.inside(x) if x.shape[1] == 16 else super().laid(x)
+
+
+def test_slices_that_a_module_lays_into_the_batch_are_stacked():
+    model = LaidInside().eval()
+    structure = read_structure(model, torch.randn(1, 1, 8, 16, 16))
+    assert [cut.keep_levels for cut in structure.cuts] == [1, 2]
+    x = torch.randn(2, 1, 5, 24, 32)
+    variant = build(structure, make_plan(structure, structure.cuts[1], width=4))
+    assert variant.module.eval()(x).shape == model(x).shape
+
+
 @pytest.mark.sample(1)
 @pytest.mark.parametrize(("by_volume", "also_above"), [(True, True), (False, False), (True, False)])
 def test_slices_on_one_side_of_a_cut_are_stacked(by_volume, also_above):

@@ -53,21 +53,23 @@ def with_batch_first(coarse: Coarse) -> Coarse:
     return _turned(coarse, turns)
 
 
-def with_volumes(coarse: Coarse) -> Coarse:
+def with_volumes(coarse: Coarse, fine: Sequence[fx.Node]) -> Coarse:
     """Stack slices (B D, C, H, W) that other levels use to volumes (B, C, D, H, W), and back.
 
     A cut lies between then where layers work on slices on one side of it alone.
 
     Args:
         coarse: The coarse graph of a network of volumes; what stacks is written into it.
+        fine: The nodes that it was made from: slices may be laid into the batch inside a module.
 
     Returns:
         The same with the places of what was stacked.
     """
     batch = _batch(coarse)
+    ends = {node.name: node for node in fine}
 
     def turns(node: fx.Node) -> tuple[Turn, Turn] | None:
-        first = _slices_and_batch(node, key(batch))
+        first = _slices_and_batch(ends[node.meta["fine"]], key(batch))
         if not first:
             return None
         by_volume, images = key(first[0]) == key(batch), _as_argument(batch, node)

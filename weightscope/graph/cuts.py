@@ -46,7 +46,7 @@ def read_cuts(
     """
     cuts, refusals = _cuts(coarse, fine, model, levels, dimensions)
     if refusals and dimensions == 3:
-        coarse = with_volumes(coarse)
+        coarse = with_volumes(coarse, fine)
         cuts, refusals = _cuts(coarse, fine, model, levels, dimensions)
     return coarse, cuts, refusals
 
