@@ -198,6 +198,7 @@ def more_for_gradients(net: Net, x: Tensor, y: Tensor) -> Any:
     return [y, net.beside(x)] if torch.is_grad_enabled() else y
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("around", [of_gradients, more_for_gradients])
 def test_a_forward_that_asks_for_gradients_is_read_without(around: Callable[..., Any]) -> None:
     net = Net(around, beside=nn.Conv2d(3, 1, 1)).eval()

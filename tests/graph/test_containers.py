@@ -170,6 +170,7 @@ def test_what_a_module_changes_in_its_arguments_is_seen(name: str) -> None:
     torch.testing.assert_close(model(IMAGE), before)
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize(
     "name",
     [

@@ -157,6 +157,7 @@ class ScalesByATensor(RoundsATensor):
         return torch.cat([x, skip], 1) / torch.tensor(x.shape[-2:]).prod().sqrt()
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize(
     "network",
     [
@@ -264,6 +265,7 @@ class TablesByFactors(Tables):
         return torch.cat([x, skip], 1)
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize(
     "how",
     [

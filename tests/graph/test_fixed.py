@@ -167,7 +167,7 @@ class Counting(Plain):
         return y + self.token.expand(len(x), 1, *x.shape[2:])
 
 
-@pytest.mark.sample(2)
+@pytest.mark.sample(1)
 @pytest.mark.parametrize(
     ("way", "images"),
     [("iterates", 1), ("iterates", 3), ("range", 1), ("range", 3), ("odd", 1)],
@@ -183,7 +183,7 @@ def test_a_number_of_images_that_became_a_number_is_told_and_kept(way: str, imag
             graph(torch.randn(other, 3, 16, 16))
 
 
-@pytest.mark.sample(2)
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("images", [1, 3])
 @pytest.mark.parametrize("way", ["", "ones", "length"])
 def test_any_number_of_images_stays_free(way: str, images: int) -> None:
@@ -220,6 +220,7 @@ def test_batches_of_a_network_that_was_read_at_one_number_of_images() -> None:
     assert variant.recover(images, steps=1, progress=False).images == 6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [pytest.param(1, marks=pytest.mark.slow), 4])
 def test_a_recovery_takes_as_many_images_as_the_network_does(number: int) -> None:
     """And its budget counts them; what is left over in a batch is not used."""
@@ -372,7 +373,7 @@ CALLS: list[tuple[tuple[Any, ...], dict[str, Any]]] = [
 ]  # fmt: skip
 
 
-@pytest.mark.sample(2)
+@pytest.mark.sample(1)
 @pytest.mark.parametrize(
     ("kind", "example"),
     [
@@ -458,6 +459,7 @@ class Remembering(Plain):
         return y + hash((x.shape[0], 1)) % 7
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("images", [1, 2])
 def test_sizes_that_are_keys_are_those_of_the_example(images: int) -> None:
     model, example = Remembering().eval(), IMAGE.expand(images, -1, -1, -1).clone()
@@ -512,7 +514,7 @@ class Ways(Plain):
         return super().forward(x)
 
 
-@pytest.mark.sample(2)
+@pytest.mark.sample(1)
 @pytest.mark.parametrize(
     ("kind", "other"),
     [
@@ -620,7 +622,7 @@ def test_what_operators_ask_of_the_number_of_images_is_not_the_forward(kind: str
     _answers_alike(model, structure, [1, 2, 3])
 
 
-@pytest.mark.sample(2)
+@pytest.mark.sample(1)
 @pytest.mark.parametrize(
     "kind", ["by itself", "by its length", "by all sizes", "by a caught error"]
 )
@@ -759,7 +761,7 @@ class Keeping(Plain):
         return TABLE.get(x.shape[-1])
 
 
-@pytest.mark.sample(2)
+@pytest.mark.sample(1)
 @pytest.mark.parametrize(
     "kind",
     [
@@ -911,7 +913,7 @@ class Noisy(Plain):
         return super().forward(x) * sigma.view(-1, 1, 1, 1)
 
 
-@pytest.mark.sample(2)
+@pytest.mark.sample(1)
 @pytest.mark.parametrize(
     "given", [None, (IMAGE, torch.rand(1)), {"x": IMAGE, "sigma": torch.rand(1)}]
 )

@@ -115,6 +115,7 @@ def ceiled(model: Small, x: Tensor) -> Tensor:
     return model.decode(*model.encode(padded))[..., : x.shape[2], : x.shape[3]]
 
 
+@pytest.mark.sample(2)
 @pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad=True")
 @pytest.mark.parametrize(
     "around",
@@ -201,6 +202,7 @@ def values(kind: str) -> Callable[[Small, Tensor], Tensor]:
 VALUES = ("item", "if", "handled", "of several answers", "numpy")
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize(
     ("kind", "given"),
     [
@@ -354,6 +356,7 @@ def test_a_draw_without_a_generator_that_is_named_keeps_sizes_free(draw: Any) ->
             assert torch.equal(*found)
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize(
     "place",
     [
@@ -456,7 +459,7 @@ def names() -> set[str]:
 NUMBERS = (ceil_of_a_float, ceil_of_numpy, rounded, cut_off, one_step, checked)
 
 
-@pytest.mark.sample(2)
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("around", NUMBERS, ids=lambda f: f.__name__)
 def test_sizes_that_a_forward_makes_numbers_of_stay_free(around: Callable[..., Tensor]) -> None:
     before = names()
@@ -829,7 +832,7 @@ def attributes(mask: Tensor, levels: list[Tensor]) -> Attributes:
     return Attributes(mask=mask, levels=levels)
 
 
-@pytest.mark.sample(2)
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("made", [Prediction, namespace, attributes, distribution])
 def test_containers_that_torch_does_not_know_come_out_as_they_are(made: Callable[..., Any]) -> None:
     def returns(model: Small, x: Tensor) -> Any:

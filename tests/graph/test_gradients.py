@@ -163,6 +163,7 @@ KEPT = {
 }
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("name", KEPT)
 def test_a_backward_of_its_own_is_kept(name: str) -> None:
     model, x = Hourglass(KEPT[name]), torch.rand(2, 3, 16, 16)
@@ -246,6 +247,7 @@ SETTERS = {
 }
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("name", SETTERS)
 def test_hooks_on_gradients_that_a_graph_loses_are_named(name: str) -> None:
     structure = read_structure(model := Hourglass(SETTERS[name]), torch.rand(2, 3, 16, 16))

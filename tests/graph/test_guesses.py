@@ -38,6 +38,7 @@ class Separating(nn.Module):
         return self.up(torch.cat([F.interpolate(deep, size=top.shape[2:]), top], 1))
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("sources", [1, 2])
 def test_samples_are_guessed_where_kernels_work_on_their_spectrogram(sources: int) -> None:
     structure = read_structure(Separating(sources).eval())
@@ -93,6 +94,7 @@ class JoiningAtATime(nn.Module):
         return self.inner(photo, trimap, normal[:, :3], normal[:, 3:].repeat(1, 2, 1, 1))
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize(
     ("counts", "last"),
     [pytest.param((3, 6, 2), 3, marks=pytest.mark.slow), ((1, 4, 2), 1), ((3, 1, 3), 4)],
@@ -104,6 +106,7 @@ def test_images_of_channels_of_their_own_are_guessed(counts: Sequence[int], last
     assert [cut.keep_levels for cut in structure.cuts] == [1]
 
 
+@pytest.mark.slow
 def test_images_of_channels_of_their_own_are_guessed_beside_a_time() -> None:
     structure = read_structure(JoiningAtATime().eval())
     assert [x.dim() for x in structure.inputs.args] == [4, 1, 4, 4]
@@ -130,6 +133,7 @@ class OfFewChannels(nn.Module):
         return self.last(torch.cat([top, F.interpolate(deep, scale_factor=2.0)], 1))
 
 
+@pytest.mark.slow
 def test_what_may_be_left_out_is_given_with_other_channels_too() -> None:
     structure = read_structure(OfFewChannels().eval())
     assert structure.inputs.args[0].shape[1] == 3
@@ -161,6 +165,7 @@ class RefusingFour(Refusing):
         return self.refuse()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "channels", [*(pytest.param(n, marks=pytest.mark.slow) for n in (3, 8)), 11]
 )
@@ -175,6 +180,7 @@ def test_a_search_that_fails_ends_and_says_what_it_tried(
     assert len(calls) < 1500
 
 
+@pytest.mark.slow
 def test_samples_are_named_among_what_was_tried() -> None:
     with pytest.raises(ForwardError, match=r"2 channels, 2 1-D sizes \(samples\) from 16384 to"):
         next(find_inputs(Trial(RefusingOne(3).eval())))
@@ -202,7 +208,7 @@ class Described(nn.Module):
         return self.out(F.silu(self.up(torch.cat([F.interpolate(deep, scale_factor=2), top], 1))))
 
 
-@pytest.mark.sample(2)
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("names", [("to_q", "to_kv"), ("query", "key"), ("q_proj", "k_proj")])
 def test_words_and_a_code_of_the_time_are_guessed_by_the_layers_that_take_them(
     names: tuple[str, str],
@@ -247,6 +253,7 @@ class ByThreesWithNoise(ByThrees):
         return self.of_all(x, [noise_map])
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize(
     ("network", "frames"),
     [
@@ -310,6 +317,7 @@ class Vectors(nn.Module):
         return self.out(F.relu(self.up0(F.relu(self.up1(deep)))))
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize(
     ("dimensions", "side", "normed"),
     [
@@ -377,6 +385,7 @@ def test_what_comes_up_first_by_what_it_learned_is_refused() -> None:
         read_structure(Raises().eval())
 
 
+@pytest.mark.slow
 def test_other_sizes_are_not_tried_where_channels_are_wrong(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -425,6 +434,7 @@ class Signals(nn.Module):
         return self.out(made)
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize(
     ("times", "length"), [(2, 512), (4, 2048), pytest.param(6, 44100, marks=pytest.mark.slow)]
 )
@@ -523,6 +533,7 @@ def strong(model: nn.Module, args: Any) -> None:
     raise ValueError("no image is strong enough")
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize(
     ("layout", "said"),
     [
@@ -603,6 +614,7 @@ class OneByOne(nn.Module):
         return self.out(torch.cat([top, F.interpolate(blended, scale_factor=16.0)], 1))
 
 
+@pytest.mark.slow
 def test_what_loops_over_positions_is_read_at_fewer(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trials, "MOST_CALLS", 200)
     structure = read_structure(OneByOne())

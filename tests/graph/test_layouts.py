@@ -121,7 +121,7 @@ class Enlarging(nn.Module):
         return y.permute(0, 2, 3, 1) if self.prepare == "NHWC" else y
 
 
-@pytest.mark.sample(2)
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("prepare", ["NHWC", "mean", "norm", "range"])
 def test_images_that_are_prepared_before_they_are_enlarged_are_no_level(prepare: str) -> None:
     shape = (2, 16, 16, 3) if prepare == "NHWC" else (2, 3, 16, 16)
@@ -135,6 +135,7 @@ def test_images_that_are_prepared_before_they_are_enlarged_are_no_level(prepare:
     assert len(plain.cuts) == 2
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("layout", ["NHWC", "NHW"])
 def test_images_in_other_layouts_are_guessed(layout: str) -> None:
     structure = read_structure(Net(layout))
@@ -142,6 +143,7 @@ def test_images_in_other_layouts_are_guessed(layout: str) -> None:
     assert structure.reductions == ((1.0, 1.0), (2.0, 2.0))
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("layout", ["NTCHW", None])
 def test_clips_are_guessed_whether_or_not_the_layout_is_told(layout: str | None) -> None:
     structure = read_structure(Net("NTCHW"), layout=layout)
@@ -168,6 +170,7 @@ class Dates(Net):
         return self.images(x.reshape(n, a * b, high, wide))
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize(
     ("how", "dates", "layout"),
     [
@@ -184,6 +187,7 @@ def test_images_of_several_dates_are_guessed(how: str, dates: int, layout: str) 
     assert [cut.keep_levels for cut in structure.cuts] == [1]
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("layout", ["NHWC", "NTCHW"])
 def test_a_variant_takes_what_the_original_takes(layout: str, tmp_path) -> None:
     model = Net(layout).eval()
@@ -283,6 +287,7 @@ class Frames(nn.Module):
         return self.join(torch.cat([up, top], 1)).transpose(1, 2)
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("given", [None, (1, 8, 3, 24, 24)])
 def test_clips_with_frames_before_channels(given: tuple[int, ...] | None) -> None:
     structure = read_structure(Frames(), None if given is None else torch.randn(given))
@@ -354,6 +359,7 @@ class Wave(nn.Module):
         return self.out(F.relu(self.join(torch.cat([deep, top], 1))))[:, 0]
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("example", [None, torch.randn(2, 128)])
 def test_signals_without_channels(example: Tensor | None) -> None:
     structure = read_structure(Wave(), example)
@@ -438,6 +444,7 @@ class Painter(nn.Module):
         return out
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("size", [(16, 16), (16, 16, 16)])
 def test_ids_are_images_without_channels_and_a_text_beside_them_is_none(
     size: tuple[int, ...],
@@ -653,7 +660,7 @@ class RememberingLast(Remembering):
         return super().forward(clip.transpose(1, 2))
 
 
-@pytest.mark.sample(2)
+@pytest.mark.sample(1)
 @pytest.mark.parametrize(
     ("model", "shape", "layout"),
     [
@@ -707,6 +714,7 @@ class MeanOfSeason(Season):
         return self.out(torch.cat([self.rise(deep.mean(1)), skip], 1))
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize(
     ("model", "shape"), [(Season(), (2, 4, 3, 32, 32)), (MeanOfSeason(), (2, 3, 4, 32, 48))]
 )

@@ -638,6 +638,7 @@ class PairsOfFrames(nn.Module):
         return self.head(x + top)
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize(
     ("times", "frames"), [(1, 9), (2, 5), pytest.param(3, 9, marks=pytest.mark.slow)]
 )
@@ -699,6 +700,7 @@ class Repeated(nn.Module):
         return self.out(torch.cat([joined, top, far], 1))
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize(
     ("dimensions", "size"),
     [

@@ -59,7 +59,7 @@ class Stereo(nn.Module):
         return F.interpolate(costs[:, 0].softmax(1), scale_factor=2)
 
 
-@pytest.mark.sample(2)
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("pairs", [False, True])
 @pytest.mark.parametrize(("costs", "channels"), [(concatenated, 8), (in_groups, 2)])
 def test_disparities_are_no_side_of_the_image(
@@ -183,7 +183,7 @@ class Together(nn.Module):
         return self.out(self.up(joined).relu())
 
 
-@pytest.mark.sample(2)
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("frames", [False, True], ids=["two images", "channels"])
 @pytest.mark.parametrize("how", TOGETHER)
 def test_tokens_of_two_images_together_make_no_level(how: str, frames: bool) -> None:
@@ -237,6 +237,7 @@ class Joined(nn.Module):
         return self.out(torch.cat([self.top(before), below], 1))
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize(
     ("lay", "levels"),
     [
@@ -318,6 +319,7 @@ def test_patches_of_frames_that_were_channels_are_no_finer_level() -> None:
     torch.testing.assert_close(rebuild(structure)(call), model(call))
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("window", [{"stride": 4}, {"stride": 2, "padding": 1}])
 def test_patches_that_fold_back_show_where_they_lie(window: dict[str, int]) -> None:
     class Patches(nn.Module):
@@ -386,6 +388,7 @@ class Sized(nn.Module):
         return made + (made.expand(-1, 2, -1, -1).permute(0, 2, 3, 1) / sizes).sum(-1)[:, None]
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("how", ["grid", "tensor", "numbers of the default type"])
 def test_sizes_that_torch_makes_numbers_of_stay_free(how: str) -> None:
     model = Sized(how).eval()
@@ -410,6 +413,7 @@ class Scan(nn.Module):
         return self.net(self.mix(torch.stack(rows, 2)))
 
 
+@pytest.mark.slow
 def test_a_loop_over_positions_is_read_at_a_small_guess() -> None:
     structure = read_structure(Scan().eval())
     assert structure.inputs.args[0].shape[2:] == (64, 64)
@@ -457,7 +461,7 @@ class Queried(nn.Module):
         return self.out(y)
 
 
-@pytest.mark.sample(2)
+@pytest.mark.sample(1)
 @pytest.mark.parametrize(
     ("laid", "in_turn"),
     [
@@ -484,6 +488,7 @@ def test_images_laid_in_the_batch_again_are_no_positions(
     assert [(site.images, site.in_turn, site.channels) for site in exits] == [(3, in_turn, 8)]
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("in_turn", [False, True])
 def test_a_bottleneck_makes_several_images_of_one(in_turn: bool) -> None:
     def laid(x: Tensor, number: int) -> Tensor:

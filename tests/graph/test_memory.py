@@ -236,6 +236,7 @@ def test_what_a_block_leaves_that_a_variant_calls_whole_is_left_there_too() -> N
     assert graph.deep.seen.shape == (2, 8, 8, 8)
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("around", [listed, recurrent])
 def test_a_model_that_has_run_is_read_and_keeps_what_it_left(around: Callable[..., Tensor]) -> None:
     net = Net(around, maps=[], store={}, last=None)

@@ -125,7 +125,7 @@ def read(network: type[Windows]) -> Structure:
     return read_structure(network().eval())
 
 
-@pytest.mark.sample(2)
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("network", [Windows, Resized, Turned, OnlyWhereItDoesNotFit])
 def test_windows_follow_every_size(network: type[Windows]) -> None:
     structure = read(network)
@@ -138,6 +138,7 @@ def test_windows_follow_every_size(network: type[Windows]) -> None:
         torch.testing.assert_close(graph(image), model(image), rtol=0, atol=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [(74, 97), (75, 64)])
 def test_windows_that_pad_follow_sizes_that_do_not_fit(size: tuple[int, int]) -> None:
     structure = read(OnlyWhereItDoesNotFit)
@@ -146,6 +147,7 @@ def test_windows_that_pad_follow_sizes_that_do_not_fit(size: tuple[int, int]) ->
     torch.testing.assert_close(rebuild(structure)(image), expected, rtol=0, atol=0)
 
 
+@pytest.mark.slow
 def test_windows_that_do_not_divide_the_unit_are_read_rightly_or_at_one_size() -> None:
     torch.manual_seed(1)
     model = Windows(side=7).eval()

@@ -92,6 +92,7 @@ class OfSizesThatMatch(SeveralInputs):
         return super().forward(image, thumbnail, metadata)
 
 
+@pytest.mark.slow
 def test_several_inputs_are_named_when_they_cannot_be_guessed() -> None:
     with pytest.raises(ForwardError, match=r"thumbnail.*metadata"):
         read_structure(OfSizesThatMatch())
@@ -350,7 +351,7 @@ class Codes(nn.Module):
         return {"y": self.out(self.up0(x).relu()), **{key: found[key] for key in self.returned}}
 
 
-@pytest.mark.sample(2)
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("returned", [(), ("codes",), ("codes", "loss"), ("loss", "deep")])
 def test_what_is_returned_from_below_keeps_nothing_of_it(returned: tuple[str, ...]) -> None:
     structure = read_structure(Codes(returned).eval())
@@ -384,6 +385,7 @@ class RowsBelow(nn.Module):
         return self.out(self.up0(self.up1(deep).relu()).relu())
 
 
+@pytest.mark.slow
 def test_a_size_is_read_alike_whether_it_was_guessed_or_given() -> None:
     guessed = read_structure(RowsBelow())
     (image,) = guessed.inputs.args
@@ -400,6 +402,7 @@ class Declared(RowsBelow):
         self.input_size = 32
 
 
+@pytest.mark.slow
 def test_a_declared_size_is_held_against_the_model_as_a_given_one_is() -> None:
     guessed, given = read_structure(Declared()), read_structure(Declared(), torch.rand(1, 1, 32))
     (image,) = guessed.inputs.args
@@ -497,7 +500,7 @@ def read(kind: type[nn.Module]) -> Structure:
     return read_structure(kind().eval())
 
 
-@pytest.mark.sample(2)
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("kind", [Scaled, ScaledByMeans, ScaledByWeights])
 def test_means_are_taken_of_what_the_bottleneck_makes(kind: type[Scaled]) -> None:
     structure = read(kind)
@@ -506,7 +509,7 @@ def test_means_are_taken_of_what_the_bottleneck_makes(kind: type[Scaled]) -> Non
     assert verify(variant, export=False).failures == ()
 
 
-@pytest.mark.sample(2)
+@pytest.mark.sample(1)
 @pytest.mark.parametrize(
     ("kind", "channels"),
     [(ScaledAtTwoLevels, 16), (ScaledByOnePixel, 16), (ScaledByACorner, 16), (SignalsScaled, 8)],
@@ -523,6 +526,7 @@ def test_a_vector_from_below_is_the_mean_of_what_a_bottleneck_makes(
     assert [site.channels for site in leaving if site.layout == "vector"] == [channels]
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize(
     ("kind", "vectors"),
     [
@@ -744,7 +748,7 @@ class TimeAndLabel(Modulated):
         return self.run(x, t + label)
 
 
-@pytest.mark.sample(2)
+@pytest.mark.sample(1)
 @pytest.mark.parametrize(
     ("kind", "name"), [(WithVector, "vector"), (WithTime, "time"), (TimeAndLabel, "time")]
 )
@@ -858,6 +862,7 @@ class TokensOfOneSide(nn.Module):
         return self.out(self.up0(torch.cat([deep, top], dim=1)))
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("square", [False, True])
 def test_tokens_of_one_side_are_no_turned_images(square: bool) -> None:
     structure = read_structure(TokensOfOneSide(square), torch.rand(1, 3, 64, 64))
@@ -937,7 +942,7 @@ class OfRemainders(nn.Module):
         return self.out(F.relu(self.up(torch.cat([top, deep], 1))))
 
 
-@pytest.mark.sample(2)
+@pytest.mark.sample(1)
 @pytest.mark.parametrize(
     ("divisor", "remainder", "dimensions", "size"),
     [(16, 4, 2, (196, 196)), (32, 1, 2, (193, 193)), (8, 4, 3, (32, 92, 92))],

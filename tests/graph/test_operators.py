@@ -288,6 +288,7 @@ def test_the_view_of_an_operator_is_what_gradients_reach(name: str) -> None:
             assert found == pixels
 
 
+@pytest.mark.slow
 def test_every_kind_of_view_has_a_toy() -> None:
     kinds: set[str | None] = set()
     for name in TOYS:

@@ -98,6 +98,7 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
 }
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize(
     "name",
     [pytest.param(n, marks=pytest.mark.slow if n == "frames" else ()) for n in NETWORKS],
@@ -120,6 +121,7 @@ def test_padding_that_is_rounded_follows_every_size(name: str) -> None:
         assert verify(variant, sizes=images, export=False).failures == ()
 
 
+@pytest.mark.slow
 def test_padding_with_branches_is_refused_where_another_one_is_taken() -> None:
     model = Padded(with_integers).eval()
     graph = rebuild(read_structure(model))
@@ -227,6 +229,7 @@ class Halved(Padded):
         return out
 
 
+@pytest.mark.slow
 def test_a_graph_is_compared_where_the_forward_takes_the_way_that_was_read() -> None:
     model = Halved(with_integers).eval()
     graph = rebuild(read_structure(model))
@@ -272,6 +275,7 @@ def padded_by_one(x: Tensor, like: Tensor) -> Tensor:
     return F.pad(x, [0, 1]) if x.shape[3] != like.shape[3] else x
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("fit", [padded_to, resized_to])
 def test_what_fits_maps_where_they_differ_follows_every_size(
     fit: Callable[[Tensor, Tensor], Tensor],

@@ -84,6 +84,7 @@ def test_a_cascade_names_its_parts() -> None:
     assert any("part='first' reads and cuts that one alone" in n for n in structure.notes)
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("part", ["first", "second"])
 def test_each_network_of_a_cascade_has_levels_of_its_own(part: str) -> None:
     structure = read_structure(WNet(), part=part)
@@ -101,6 +102,7 @@ def test_the_levels_of_a_part_are_counted_from_its_ends() -> None:
     assert [cut.keep_levels for cut in structure.cuts] == [1]
 
 
+@pytest.mark.slow
 def test_blocks_that_are_u_nets_are_parts() -> None:
     structure = read_structure(U2Net())
     assert structure.parts == ("top", "middle", "up1", "up0")
@@ -111,6 +113,7 @@ def test_blocks_that_are_u_nets_are_parts() -> None:
     }
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("model", [UNet(), nn.Sequential(RSU(3, 4), nn.Conv2d(4, 1, 1))])
 def test_one_network_has_no_parts(model: nn.Module) -> None:
     assert read_structure(model).parts == ()

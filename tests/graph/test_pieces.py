@@ -225,6 +225,7 @@ class Multiplied(UNet):
         return (x.view(n, c, h, 1, w, 1) * torch.ones(1, 1, 1, 2, 1, 2)).view(n, c, 2 * h, 2 * w)
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize(("kind", "keep"), [(Expanded, 1), (Einsum, 2), (Multiplied, 1)])
 def test_enlarging_by_repeated_pixels_can_be_cut(kind: type[UNet], keep: int) -> None:
     structure = read_structure(kind(), IMAGE)
@@ -277,7 +278,7 @@ class EverySecond(InTurn):
         return torch.cat([x[::2], x[1::2]], 1)
 
 
-@pytest.mark.sample(2)
+@pytest.mark.sample(1)
 @pytest.mark.parametrize(
     ("kind", "in_turn"), [(Pairs, False), (Sliced, False), (InTurn, True), (EverySecond, True)]
 )
@@ -411,6 +412,7 @@ def test_what_leaves_for_each_image_and_for_each_pair_is_cut(
     assert whole.shape == (3, 2, 48, 32)
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("kind", [Picked, TwicePicked])
 def test_pairs_that_cannot_be_followed_are_refused(kind: type[Pairs]) -> None:
     structure = read_structure(kind(), (IMAGE, IMAGE.flip(3)))
@@ -452,7 +454,7 @@ class TiledBelow(UNet):
         return self.head(self.d0(torch.cat([a, self.up(of_tiles(d, 2, 2))], 1)).relu())
 
 
-@pytest.mark.sample(2)
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("model", [Tiled(2, 2), Tiled(4, 1), Tiled(2, 4), TiledBelow()])
 def test_tiles_in_the_batch_have_the_reductions_of_the_image(model: nn.Module) -> None:
     structure = read_structure(model.eval(), torch.randn(1, 3, 64, 64))
@@ -523,6 +525,7 @@ class FramesInALoop(nn.Module):
         return torch.cat(made, 2)
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("frames", [3, 5, pytest.param(7, marks=pytest.mark.slow)])
 def test_frames_that_are_seen_in_a_loop_have_the_levels_of_their_sides(frames: int) -> None:
     model = FramesInALoop().eval()
@@ -604,6 +607,7 @@ class SomeFramesAtATime(nn.Module):
         return self.out(self.norms[2](self.up(joined)).relu())
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("frames", [3, 4])
 def test_norms_of_some_frames_at_a_time_make_no_level(frames: int) -> None:
     structure = read_structure(SomeFramesAtATime(frames), torch.randn(1, 1, 6, 16, 16))
@@ -648,6 +652,7 @@ class OfOneSize(nn.Module):
         return self.out(torch.cat([top, deep], 1))
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("size", [(9, 16, 16), (9, 0, 0)])
 def test_what_is_written_in_parts_is_no_crop(size: tuple[int, ...]) -> None:
     structure = read_structure(OfOneSize(size).eval(), torch.rand(2, 1, 9, 16, 16))
@@ -684,6 +689,7 @@ class PieceByPiece(nn.Module):
         return self.out(torch.cat([top, deep], 1))
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("along", [False, True])
 def test_signals_along_the_frames_of_pieces_lie_where_their_places_do(along: bool) -> None:
     structure = read_structure(PieceByPiece(along).eval(), torch.rand(2, 1, 10, 16, 16))
@@ -725,6 +731,7 @@ class InTurnUp(UNet):
         return (torch.cat if self.joins else torch.stack)(parts, axis).flatten(axis - 1, axis)
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("joins", [True, False])
 @pytest.mark.parametrize("rows_first", [True, False])
 def test_sides_that_are_interleaved_in_turn_make_no_level(rows_first: bool, joins: bool) -> None:
@@ -748,6 +755,7 @@ class TilesInColumns(UNet):
         return F.fold(columns, sizes, 16, stride=self.stride) / times
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("stride", [8, 16])
 def test_tiles_that_are_unfolded_have_the_levels_of_the_image(stride: int) -> None:
     model = TilesInColumns(stride).eval()
@@ -882,6 +890,7 @@ class OfVolumes(nn.Module):
         return self.out(torch.cat([top, y], 1))
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("by_slices", [True, False])
 def test_sides_of_a_volume_come_up_at_every_depth(by_slices: bool) -> None:
     model = OfVolumes(by_slices).eval()

@@ -48,6 +48,7 @@ class Remembers(nn.Module):
         return self.out(self.up0(torch.cat([F.interpolate(up, size=top.shape[2:]), top], 1)))
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize(
     "model",
     [
@@ -97,6 +98,7 @@ class Waves(nn.Module):
         return self.out(x * self.scale)
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("rows", [1, 3])
 def test_samples_made_of_channels_lie_above_where_an_image_has_one_row(rows: int) -> None:
     model = Waves().eval()

@@ -219,6 +219,7 @@ def shapes_of(made: Any) -> Any:
     return {name: value.shape for name, value in made.items()}
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize(
     "kind",
     [
@@ -267,6 +268,7 @@ class OfMeanPoints(OfPoints):
         return super().forward(x, points.mean(1, keepdim=True))
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize(("kind", "held"), [(OfPoints, True), (OfMeanPoints, False)])
 def test_another_number_of_points_is_refused_where_the_graph_holds_one(
     kind: type[OfPoints], held: bool

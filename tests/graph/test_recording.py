@@ -136,6 +136,7 @@ def thirds(x: Tensor) -> Tensor:
     return F.pad(x, (0, 0, 0, -(-x.shape[2] // 3)))
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("last", [padded, thirds])
 def test_no_negative_number_is_divided(last: Callable[[Tensor], Tensor]) -> None:
     """A file of ONNX would round the quotient up, to another size."""
@@ -162,6 +163,7 @@ def test_what_is_exported_refuses_what_the_network_refuses() -> None:
         rebuild(read_structure(module, IMAGE))(higher)  # read a second time
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("settings", [True, False])
 def test_a_size_that_is_a_number_is_one_where_questions_are_put_off(
     settings: bool, monkeypatch: pytest.MonkeyPatch

@@ -81,7 +81,7 @@ NETWORKS = {
 }
 
 
-@pytest.mark.sample(2)
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("name", NETWORKS)
 def test_recurrent_layers_hold_at_any_length(name: str) -> None:
     net = NETWORKS[name]().eval()
@@ -192,6 +192,7 @@ class Speech(nn.Module):
         return self.out(F.elu(self.last(F.elu(self.up(deep)))))
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("linear", [False, True])
 def test_frequencies_folded_for_a_recurrent_layer_come_back_up(linear: bool) -> None:
     model = Speech(linear).eval()
@@ -228,6 +229,7 @@ class Described(nn.Module):
         return self.out(torch.cat([top, F.interpolate(deep, top.shape[2:])], 1))
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("kind", [nn.RNN, nn.GRU, nn.LSTM])
 def test_words_that_a_recurrent_layer_reads_are_free(kind: type[nn.RNNBase]) -> None:
     model = Described(kind).eval()

@@ -43,6 +43,7 @@ MODELS = {
 }
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize(
     "name", ["in place", "unet", pytest.param("multiresunet", marks=pytest.mark.slow)]
 )
@@ -247,6 +248,7 @@ MOVED = {
 }  # fmt: skip
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("name", MOVED)
 def test_a_constant_in_place_of_the_levels_moves_what_the_network_returns(name):
     model, wanted = Restores(MOVED[name][0]).eval(), MOVED[name][1]

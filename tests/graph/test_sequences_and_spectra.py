@@ -103,6 +103,7 @@ def test_a_level_finer_than_the_image_that_nothing_enlarges_to_is_told() -> None
     assert read_structure(Series().eval(), call).notes == ()
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("how", ["shuffled", "repeated", "expanded"])
 def test_a_level_finer_than_the_image_that_is_enlarged_to_is_not_told(how: str) -> None:
     class Enlarging(Small):
@@ -181,6 +182,7 @@ class Filling(nn.Module):
         return self.fill(torch.cat([deep[:, :, None], missing], 2).flatten(1, 2))[..., :5]
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("deep", [0, 1])
 def test_learned_tokens_bring_positions_back(deep: int) -> None:
     model = Filling(deep).eval()

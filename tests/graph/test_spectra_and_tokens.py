@@ -126,7 +126,7 @@ class NamesOnly(UNet):
         return self.run(image)
 
 
-@pytest.mark.sample(2)
+@pytest.mark.sample(1)
 @pytest.mark.parametrize(
     ("kind", "example", "reductions"),
     [
@@ -234,6 +234,7 @@ class Mirrored(UNet):
         return y + mirrored.flip(-1)
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("kind", [FramesAsChannels, Mirrored])
 def test_images_beside_each_other_are_one_level(kind):
     analysis = ws.analyze(kind(), example_inputs=torch.rand(2, 3, 32, 32), response=False)
@@ -313,6 +314,7 @@ class Patches(nn.Module):
         return self.out(x.permute(0, 3, 1, 2))
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("width", [pytest.param(12, marks=pytest.mark.slow), 16])
 @pytest.mark.parametrize("as_maps", [False, True])
 def test_patches_are_merged_whatever_their_width(width: int, as_maps: bool) -> None:
@@ -363,6 +365,7 @@ PARTS = (
 )
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize(
     ("part", "size"),
     [
@@ -427,6 +430,7 @@ class Operators(nn.Module):
         return self.out(torch.cat([top, self.up(deep)], 1))
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("whole", [False, True])
 def test_a_spectrum_comes_back_at_the_level_of_its_size(whole: bool) -> None:
     structure = read_structure(Operators(whole=whole).eval(), torch.randn(2, 1, 32, 32))
@@ -465,6 +469,7 @@ class OfPatches(nn.Module):
         return back.permute(0, 3, 1, 4, 2, 5).reshape(x.shape)
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("way", ["along axes", "in the batch"])
 def test_spectra_of_patches_are_no_level(way: str) -> None:
     structure = read_structure(OfPatches(way).eval())
@@ -516,7 +521,7 @@ class PooledQueries(nn.Module):
         return self.last(self.up(quarter.repeat_interleave(4, 1)) + whole).mT
 
 
-@pytest.mark.sample(2)
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("length", [None, 64])
 @pytest.mark.parametrize("spelling", ["products", "einsum", "one function"])
 def test_attention_lies_where_its_queries_do(spelling: str, length: int | None) -> None:

@@ -687,7 +687,7 @@ def test_rounding_is_no_change():
     assert found_without(whole.double(), cut.double()).change > 0.0  # what rounds finer has moved
 
 
-@pytest.mark.sample(2)
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("far", [1e5, -1e7, 1e9])
 def test_numbers_far_from_zero_respond_as_those_near_it(far):
     torch.manual_seed(0)

@@ -69,6 +69,7 @@ def _everything(structure, images):
     return data, own, respond_to_synthetic(structure), course, variant.module(given).tolist()
 
 
+@pytest.mark.slow
 def test_the_figures_are_those_of_fresh_inputs(structures, images):
     shifting, writing = (_everything(structure, images) for structure in structures)
     assert writing == shifting

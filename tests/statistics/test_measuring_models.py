@@ -279,6 +279,7 @@ def test_the_same_without_numba(model, monkeypatch):
         np.testing.assert_allclose(a.summary.std, b.summary.std, rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_numba_without_a_folder_to_keep_code_in(tmp_path):
     package = tmp_path / "weightscope"
     shutil.copytree(

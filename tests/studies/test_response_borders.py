@@ -76,6 +76,7 @@ def test_the_response_of_a_cut_is_read_with_its_own_form():
     assert found["response_cut"] == pytest.approx(judge.RESPONSE_BORDER)
 
 
+@pytest.mark.slow
 def test_the_page_follows_from_the_tables_beside_it(tmp_path):
     for name in ("cuts", "forms", "networks"):
         (tmp_path / f"{name}.csv").write_text((PAGE / f"{name}.csv").read_text())

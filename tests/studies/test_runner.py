@@ -143,6 +143,7 @@ def test_a_worker_that_dies_is_replaced_and_the_job_goes_on(tmp_path):
     assert any("starting it again" in line for line in lines)
 
 
+@pytest.mark.slow
 def test_a_job_that_kills_every_worker_is_given_up(tmp_path):
     job = Job("deadly", runner_jobs.die_always, Number(1.0))
     with pytest.raises(JobError, match="deadly: its worker died 3 times"):

@@ -75,6 +75,7 @@ def test_receptive_field_of_a_bottleneck():
     assert [in_pixels(v) for v in module.views(seen, *sizes)] == [(32, 32)]
 
 
+@pytest.mark.slow
 def test_light_stays_within_half_of_what_it_replaces(proposals):
     for name in ("plain", "norms", "volume", "signal"):
         for proposal in proposals(name).values():
@@ -153,6 +154,7 @@ def test_own_bottleneck_as_factory_class_and_module(proposals):
     assert variant.module.new_bottleneck.trunk is not own
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize(
     "own",
     [

@@ -66,6 +66,7 @@ def proposed():
     return structure, propose(structure, assessment(), count_costs(model, structure.inputs))
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize(("keep", "thin", "kind"), [
     (1, False, Orthogonal), (2, False, torch.optim.Adam), (1, True, Orthogonal),
     (2, True, Orthogonal), (3, True, Orthogonal),

@@ -34,7 +34,7 @@ def rewrite(path, change):
     save_file(tensors, path, metadata=metadata)
 
 
-@pytest.mark.sample(2)
+@pytest.mark.sample(1)
 @pytest.mark.parametrize(
     ("name", "keep", "how"),
     [("plain", 1, {"exit_channels": 5}), ("signal", 1, {}), ("strided", 1, {"bottleneck": "pool"})],
@@ -328,7 +328,7 @@ class Added(Plain):
         return super().forward(x) + x
 
 
-@pytest.mark.sample(2)
+@pytest.mark.sample(1)
 @pytest.mark.parametrize(
     ("factory", "operator"),
     [
@@ -422,6 +422,7 @@ class Tied(Short):
         return self.second(super().forward(self.first(x))[:, :1])
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize(
     ("tied", "told"),
     [
@@ -441,6 +442,7 @@ def test_a_factory_that_ties_other_weights_is_refused(tmp_path, tied, told):
     assert (again.first.weight is again.second.weight) is tied
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize(
     ("floats", "told"),
     [(torch.float64, "would be lost"), (torch.bfloat16, r"would be torch\.float32 again")],

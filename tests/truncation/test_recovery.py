@@ -114,6 +114,7 @@ def rounding():
     return model
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("steps", [0, 12])
 def test_what_moves_with_every_forward_stays_while_it_is_taught(steps):
     variant = needs_its_levels(rounding)[1].build()
@@ -262,6 +263,7 @@ def test_a_file_belongs_to_one_build_one_network_and_its_images(tmp_path):
             another.recover(shown, steps=2, progress=False, resume=path)
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("rate", [1e-3, 0.03])  # with the second it falls back
 def test_a_course_that_was_broken_off_goes_on(rate, proposals_in_need, tmp_path, monkeypatch):
     monkeypatch.setattr(course, "ALL_RATE", rate)
@@ -623,7 +625,7 @@ def test_after_recovery_only_kept_tensors_fail_to_verify_and_why_is_said(tmp_pat
     assert "load(path, lambda: model)" in found[1]
 
 
-@pytest.mark.sample(2)
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("way", ["autocast", "parts", "all"])
 def test_networks_of_several_number_formats_are_recovered(way, tmp_path):
     def build():
@@ -670,6 +672,7 @@ def test_the_random_start_stays_where_the_regression_is_worse(proposals_in_need,
     assert variant.module.new_bottleneck.trunk[4].bias.detach().abs().max() < 1
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("how", [{"bottleneck": "pool"}, {"exit_channels": 5}])
 def test_other_bottlenecks_recover_too(how, proposals_in_need):
     variant = proposals_in_need[1].build(**how)
@@ -796,6 +799,7 @@ def built(proposals, how):
     return proposals[1].build(how)
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("how", ["light", pytest.param("pool", marks=pytest.mark.slow), "thin"])
 def test_a_network_that_is_frozen_as_a_whole_teaches_all_of_its_variant(how):
     states = []
@@ -939,7 +943,7 @@ def test_a_start_without_steps_uses_all_the_images_that_there_are(given, proposa
     assert agreements[1] == pytest.approx(agreements[0], abs=1e-5)
 
 
-@pytest.mark.sample(2)
+@pytest.mark.sample(1)
 @pytest.mark.parametrize(
     ("given", "read", "there", "said"),
     [
@@ -998,7 +1002,7 @@ class Undifferentiable(Short):
         return self.end(self.head(self.up[0](torch.cat([top, deep], 1))))
 
 
-@pytest.mark.sample(2)
+@pytest.mark.sample(1)
 @pytest.mark.parametrize(
     ("top", "head", "reason"),
     [
@@ -1043,6 +1047,7 @@ def test_statistics_that_are_not_finite_are_named_and_other_buffers_are_nobody_s
         ws.shrink(model, images=image(4, 1, 32, 32), steps=1, progress=False)
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("whose", ["original", "smaller"])
 def test_weights_that_are_not_finite_are_named(whose):
     torch.manual_seed(0)

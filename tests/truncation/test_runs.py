@@ -80,7 +80,7 @@ def _proposals(model, *inputs):
     return propose(structure, assessment(**verdicts), costs)
 
 
-@pytest.mark.sample(2)
+@pytest.mark.sample(1)
 @pytest.mark.parametrize(
     "factory",
     [lambda: Averaged(_flipped), lambda: Averaged(_transposed), Rotated],
@@ -146,6 +146,7 @@ def test_a_plan_of_earlier_versions_has_one_bottleneck_for_all_runs():
     assert verify(earlier, export=False).failures == ()
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("width", [16, 24])
 def test_turned_images_in_one_run_are_refused_in_words(width):
     (proposal,) = _proposals(TwoNets().eval(), IMAGES[:1, :, :, :width])
@@ -179,6 +180,7 @@ class Volumes(nn.Module):
         return self.head(torch.cat([nn.functional.interpolate(deep, a.shape[2:]), a], 1))
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize(
     ("model", "image"),
     [(OfOneSize, IMAGES[:1]), (Volumes, torch.randn(1, 1, 16, 16, 24))],

@@ -135,6 +135,7 @@ def test_a_share_is_not_rounded_to_nothing():
     assert "chosen: 2 of 4 levels, <1 % of the MACs, <1 % of the parameters" in text
 
 
+@pytest.mark.slow
 def test_another_search_is_told_to_leave_the_folder_alone(tmp_path):
     asked = {"images": IMAGES, "progress": False, "repeats": 2, "random": False}
     torch.manual_seed(0)
@@ -319,7 +320,7 @@ def _of_torchmetrics():
     return classification.BinaryAccuracy(), classification.BinaryHammingDistance()
 
 
-@pytest.mark.sample(2)
+@pytest.mark.sample(1)
 @pytest.mark.parametrize(
     ("make", "own"),
     [
@@ -375,7 +376,7 @@ def test_the_error_of_a_loss_is_that_of_the_mean_over_images():
         assert small.error / small.lost == pytest.approx(expected / small.quality, rel=0.1)
 
 
-@pytest.mark.sample(2)
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("budget", [{"tolerance": 0.5}, {"max_macs": 1e12}])
 @pytest.mark.parametrize("silent", [12, 5])
 def test_a_network_without_a_value_for_an_image_is_not_chosen(budget, silent):
@@ -483,6 +484,7 @@ def test_without_the_extra_nothing_is_thinned_and_it_is_said_why(monkeypatch):
         ws.shrink(Small(), **asked, thin=0.5)
 
 
+@pytest.mark.slow
 def test_refused_depths_are_listed(tmp_path):
     torch.manual_seed(0)
     found = ws.shrink(
@@ -806,7 +808,7 @@ def test_what_does_not_count_is_left_out_of_the_quality():
     assert found.whole.quality == 1.0
 
 
-@pytest.mark.sample(2)
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("metric", ["f1", "iou", "mse"])
 def test_a_network_without_skill_is_told_whatever_is_chosen(metric):
     torch.manual_seed(0)

@@ -25,7 +25,7 @@ def proposals_of(model, example):
     return propose(structure, assessment(), count_costs(model, structure.inputs))
 
 
-@pytest.mark.sample(2)
+@pytest.mark.sample(1)
 @pytest.mark.parametrize(("name", "keep"), CUTS)
 def test_light_variant(name, keep, proposals):
     proposal = proposals(name)[keep]
@@ -98,7 +98,7 @@ def test_networks_that_draw_in_evaluation_mode_are_verified():
     assert "kept" in found
 
 
-@pytest.mark.sample(2)
+@pytest.mark.sample(1)
 @pytest.mark.parametrize(
     ("name", "keep", "how"),
     [
@@ -233,7 +233,7 @@ class Weighed(nn.Module):
         return self.meet(self, self.side(top), deep)
 
 
-@pytest.mark.sample(2)
+@pytest.mark.sample(1)
 @pytest.mark.parametrize(
     ("deep", "meet"),
     [
@@ -276,7 +276,7 @@ class Complex(nn.Module):
         return torch.cat([z.real, z.imag], 1)
 
 
-@pytest.mark.sample(2)
+@pytest.mark.sample(1)
 @pytest.mark.parametrize(
     ("enters", "last", "how"),
     [
@@ -524,6 +524,7 @@ def test_zoo_at_every_depth(name, how):
         assert how == "pool" or variant.costs.macs == proposal.macs
 
 
+@pytest.mark.slow
 def test_a_container_may_leave_out_the_output_that_goes_with_the_deep_levels():
     """The codebook's loss comes from the removed part; diffusers' container drops what is None."""
     diffusers = pytest.importorskip("diffusers")
@@ -568,6 +569,7 @@ class Losses(nn.Module):
         return lost, made, {"total": lost + 0.25 * loss}
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("kind", ["a number", "of one number"])
 def test_a_loss_that_counts_what_goes_goes_with_it(kind):
     (proposal,) = proposals_of(Losses(kind), torch.randn(2, 3, 16, 16))

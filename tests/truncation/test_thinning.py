@@ -414,6 +414,7 @@ class Spare(Short):
         self.spare = nn.Conv2d(4, 4, 3)
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("thin", [False, True])
 def test_what_the_original_never_calls_fails_no_check(thin):
     variant = as_variant(Spare, image(2, 1, 32, 32))
@@ -421,6 +422,7 @@ def test_what_the_original_never_calls_fails_no_check(thin):
     assert verify(variant, factory=Spare, export=False).failures == ()
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("keep", [0.5, 0.01, {"first": 2}])
 def test_a_channel_of_every_branch_stays(keep):
     thinner = as_variant(Branches, image(2, 1, 16, 16)).thin(keep)
@@ -430,7 +432,7 @@ def test_a_channel_of_every_branch_stays(keep):
     assert layer("first").out_channels == (4 if keep == 0.5 else 2)
 
 
-@pytest.mark.sample(2)
+@pytest.mark.sample(1)
 @pytest.mark.parametrize(
     ("given", "error", "text"),
     [
@@ -457,6 +459,7 @@ def test_errors_name_the_argument(given, error, text):
         variant.thin(**given)
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_weights_that_are_no_numbers_are_named(value):
     variant = as_variant(Short, image(2, 1, 32, 32))
@@ -535,6 +538,7 @@ def test_only_channels_that_are_followed_wrongly_stay(tmp_path):
         variant.thin({"b": 3})
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("how", [{"keep": 0.5}, {"max_macs": 3_000}])
 def test_what_does_not_run_thinner_is_said_to_be_followed_wrongly(how, monkeypatch):
     from weightscope.truncation import thinning
@@ -548,7 +552,7 @@ def test_what_does_not_run_thinner_is_said_to_be_followed_wrongly(how, monkeypat
         variant.thin(**how)
 
 
-@pytest.mark.sample(2)
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("how", ["mul", "expand", "inplace", "scalar", "map"])
 def test_what_one_channel_is_spread_over_gets_thinner(how):
     variant = as_variant(partial(Gate, how), image(2, 1, 16, 16))

@@ -29,6 +29,7 @@ def zoo_structure(model):
     )
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("name", ["half_unet", "half_multiresunet"])
 @pytest.mark.parametrize("rule", INITIALIZERS)
 def test_untrained_networks_are_not_accused(name, rule):

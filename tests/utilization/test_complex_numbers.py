@@ -96,6 +96,7 @@ class Parts(nn.Module):
         return made.movedim(1, -1)[:, None] if self.last else made
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("given", ["metric", "loss"])
 def test_real_and_imaginary_parts_behind_the_sizes_follow_the_channels_of_the_input(given):
     generator = torch.Generator().manual_seed(0)

@@ -441,7 +441,7 @@ def in_the_first_decisions(outputs, targets):
     return ((outputs["fine"] > 0) == targets.bool()).float().mean()
 
 
-@pytest.mark.sample(2)
+@pytest.mark.sample(1)
 @pytest.mark.parametrize(
     ("given", "judged"),
     [
@@ -470,6 +470,7 @@ def test_a_callable_condemns_nothing_that_an_output_hangs_on_which_it_does_not_r
         assert "by outputs['fine'] alone" in score.caveat
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("by_name", [True, False])
 def test_each_of_several_outputs_is_judged_by_a_metric_of_its_own(by_name):
     torch.manual_seed(0)
@@ -756,6 +757,7 @@ def test_an_output_in_a_small_unit_is_read_and_keeps_what_it_needs():
     assert found.score("bottleneck").verdict == "undecided"
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("unit", [0.1, 100.0])
 def test_a_sum_over_outputs_does_not_condemn_what_a_small_one_hangs_on(unit):
     images, targets = of_small_beside_large()
@@ -840,7 +842,7 @@ def image_and_square_of_channels(outputs, targets):
     )
 
 
-@pytest.mark.sample(2)
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("channels", [False, True])
 @pytest.mark.parametrize(("haze", "verdict"), [(0.1, "undecided"), (0.0, "unused")])
 def test_a_joint_loss_does_not_condemn_what_a_restoration_adds_to_its_input(
@@ -870,6 +872,7 @@ def test_a_mask_beside_a_restoration_does_not_hide_what_that_adds_to_its_input()
     assert cut.worst_low > 0.9
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("gain", [1.0, 0.9])
 def test_a_joint_loss_has_to_beat_the_line_of_the_input_of_each_output(gain):
     x, targets = hazy(0.1)
@@ -939,6 +942,7 @@ def distance(outputs, targets):
     return torch.inf if not called.any() else 1.0 - precision(outputs, targets)
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("metric", [precision, distance])
 def test_a_level_without_which_no_image_has_a_value_is_undecided_by_data(metric, tmp_path):
     images, masks = found_by_the_deep_half_alone()
@@ -1020,7 +1024,7 @@ def test_what_a_metric_leaves_out_of_a_channel_speaks_for_nothing(given):
         assert found.score("bottleneck").verdict == verdict
 
 
-@pytest.mark.sample(2)
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("last", [False, True])
 @pytest.mark.parametrize("given", [{"metric": "mse"}, {"metric": F.l1_loss}, {"loss": F.mse_loss}])
 def test_a_mean_over_channels_does_not_condemn_what_a_small_one_hangs_on(given, last):
@@ -1107,7 +1111,7 @@ class RareFromBelow(nn.Module):
         return self.head(torch.cat([top[:, :1], deep], 1))
 
 
-@pytest.mark.sample(2)
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("apart", [True, False])
 @pytest.mark.parametrize("metric", ["accuracy", hits])
 def test_a_rare_class_drowns_in_no_mean_over_pixels(metric, apart, monkeypatch):
@@ -1156,7 +1160,7 @@ class LabelsFromBelow(nn.Module):
         return self.head(torch.cat([top[:, :2], deep], 1))
 
 
-@pytest.mark.sample(2)
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("kind", ["metric", "loss"])
 @pytest.mark.parametrize("judge", [of_labels, focal])
 def test_a_mean_over_labels_does_not_hide_what_one_of_them_hangs_on(kind, judge):
@@ -1254,6 +1258,7 @@ class Spread(nn.Module):
         return self.head(torch.cat([x[:, :1], deep], 1))
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize(
     ("quantiles", "given"),
     [(True, "loss"), (False, "metric")]

@@ -156,6 +156,7 @@ class Ended(nn.Module):
         return self.end(self.head(torch.cat([top, deep], 1)))
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize(
     ("end", "shares"),
     [

@@ -174,6 +174,7 @@ def test_what_a_smaller_network_does_not_return_is_said():
     assert "does not return outputs['cls']" in repr(smaller)
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize(
     ("given", "chosen"),
     [
@@ -247,7 +248,7 @@ def _first_metric(found):
     return found.ablation.metric, found.beside[0].ablation.metric
 
 
-@pytest.mark.sample(2)
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("targets", [*KINDS, Listed])
 def test_outputs_and_targets_of_any_container_go_by_their_names(kind, targets):
@@ -297,7 +298,7 @@ def test_no_output_is_judged_by_the_target_of_another_name(kind):
         gather_data(structure, [(IMAGES, wrong)], metric="f1")
 
 
-@pytest.mark.sample(2)
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("name", ["seg", "['seg']", "outputs['seg']", 0])
 def test_a_search_takes_the_same_names(name):
     found = ws.shrink(
@@ -328,6 +329,7 @@ def halves(outputs, targets):
     return 0.3 * fine + F.binary_cross_entropy_with_logits(outputs["half"], targets["half"])
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("way", ["loss", "metric"])
 def test_a_coarser_version_that_a_callable_reads_is_judged_and_lost(way):
     structure = structure_of(coarse="version")
@@ -372,6 +374,7 @@ class Unequal(torch.nn.Module):
         return {"small": made[:, :1], "large": made[:, 1:]}
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("way", ["loss", "metric"])
 def test_a_sum_of_classes_hides_no_small_output(way):
     def weighed(outputs, targets):

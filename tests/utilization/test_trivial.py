@@ -162,7 +162,7 @@ def masked_error(outputs, target, known):
     return ((outputs - target).abs() * known).sum() / known.sum()
 
 
-@pytest.mark.sample(2)
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("mark", [0.0, -1.0, 100.0])
 @pytest.mark.parametrize("differentiable", [True, False])
 def test_a_line_of_the_input_leaves_out_what_the_metric_leaves_out(mark, differentiable):
@@ -177,7 +177,7 @@ def test_a_line_of_the_input_leaves_out_what_the_metric_leaves_out(mark, differe
     assert frame.chance[0] < 0.02
 
 
-@pytest.mark.sample(2)
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("packed", ["first", "last", "tuple", "known first"])
 def test_a_line_of_the_input_is_tried_where_weights_lie_beside_the_target(packed):
     images, depth, known = sparse(0.0)
@@ -236,6 +236,7 @@ def test_a_line_of_the_input_is_tried_where_targets_are_laid_otherwise(laid, dif
     assert result.trivial == "a straight line of the input"
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("laid", ELSEWHERE)
 def test_of_a_reconstruction_in_another_layout_the_input_is_the_goal(laid):
     images, _, _ = sparse(0.0)
@@ -286,7 +287,7 @@ def as_it_takes(metric, targets):
     return targets.flatten(1)
 
 
-@pytest.mark.sample(2)
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("metric", ["mse", "psnr", lambda o, t: F.mse_loss(o.flatten(1), t)])
 @pytest.mark.parametrize("kind", ["frames", "spectrum"])
 def test_what_a_network_adds_to_has_to_be_beaten(kind, metric):
@@ -348,7 +349,7 @@ def plain_error(output, target):
 plain_error.higher_is_better = False
 
 
-@pytest.mark.sample(2)
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("kind", ["pair", "small", "frame"])
 @pytest.mark.parametrize("metric", ["mse", "mae", plain_error])
 def test_what_else_than_the_goal_is_given_has_to_be_beaten(kind, metric):
@@ -409,7 +410,7 @@ class Mixes(nn.Module):
         return F.interpolate(made, scale_factor=2.0) if self.kind == "larger" else made
 
 
-@pytest.mark.sample(2)
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("metric", ["mse", "psnr", plain_error])
 @pytest.mark.parametrize("kind", ["mixed", "summed", "scaled", "normed", "larger"])
 def test_what_a_network_computes_without_weights_has_to_be_beaten(kind, metric):
@@ -451,7 +452,7 @@ class Fills(nn.Module):
 WINDOW = torch.linspace(0.0, 1.0, 16).outer(torch.linspace(0.0, 1.0, 16))
 
 
-@pytest.mark.sample(2)
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("metric", ["mse", "mae", lambda o, t: F.mse_loss(o.flatten(1), t)])
 @pytest.mark.parametrize("kind", ["mask", "window"])
 def test_what_a_network_makes_of_a_constant_has_to_be_beaten(kind, metric):
@@ -492,7 +493,7 @@ class Weighs(nn.Module):
         return (x * weights).sum(1, keepdim=True)
 
 
-@pytest.mark.sample(2)
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("metric", ["mse", "mae", lambda o, t: F.mse_loss(o.flatten(1), t)])
 @pytest.mark.parametrize("kind", ["heads", "product", "shares", "ramps"])
 def test_each_channel_in_place_of_the_levels_has_a_constant_of_its_own(kind, metric):
@@ -511,6 +512,7 @@ def test_each_channel_in_place_of_the_levels_has_a_constant_of_its_own(kind, met
     assert result.chance == pytest.approx(least, rel=0.05)
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("metric", ["mse", "f1"])
 def test_what_cannot_be_run_with_constants_is_judged_all_the_same(metric):
     class Roots(Weighs):
@@ -629,6 +631,7 @@ def cosine(outputs, targets):
     return (1.0 - (outputs * targets).sum(1)).mean()
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("length", [1.0, 3.0])
 def test_directions_are_compared_with_directions(length):
     generator = torch.Generator().manual_seed(0)
