@@ -152,3 +152,38 @@ def test_u_nets_in_a_row_keep_their_levels_where_one_is_deeper() -> None:
     assert got["coarse.deep.0"] == "bottleneck"
     assert (got["fine.top.0"], got["fine.middle.0"]) == ("decoder 0", "decoder 1")
     assert (got["fine.deep.0"], got["fine.up0.0"]) == ("decoder 2", "decoder 0")
+
+
+class AtScales(nn.Module):
+    """One network on the image at several scales, whose answers are averaged."""
+
+    def __init__(self, *scales: float) -> None:
+        super().__init__()
+        self.net, self.scales = UNet(), scales
+
+    def forward(self, x: Tensor) -> Tensor:
+        made = []
+        for scale in self.scales:
+            size = [int(side * scale) for side in x.shape[2:]]
+            made.append(F.interpolate(self.net(F.interpolate(x, size=size)), size=x.shape[2:]))
+        return torch.stack(made).mean(0)
+
+
+@pytest.mark.parametrize("scales", [(0.5, 1.0, 1.5), (1.0, 0.5)])
+def test_levels_of_a_part_at_several_scales_are_counted_from_its_ends(scales: tuple[float]) -> None:
+    model = AtScales(*scales).eval()
+    analysis = ws.analyze(
+        model, example_inputs=torch.rand(1, 3, 64, 64), part="net", response=False
+    )
+    alone = read_structure(model.net, torch.rand(1, 3, 64, 64))
+    assert analysis.structure.reductions == alone.reductions
+    assert not any("several levels" in note for note in analysis.structure.notes)
+    assert [cut.times for cut in analysis.structure.cuts] == [len(scales)] * len(alone.cuts)
+    x = torch.rand(2, 3, 64, 96)
+    for proposal in analysis.proposals:
+        assert proposal.refusal is None  # what all runs save is counted, each at its own size
+        variant = proposal.build()
+        spent = [c.macs for n, c in variant.costs.layers.items() if "new_bottleneck" in n]
+        assert 2 * sum(spent) <= proposal.costs.macs - variant.costs.macs + sum(spent)
+        assert variant.module.eval()(x).shape == model(x).shape
+        assert verify(variant, sizes=[x], export=False).failures == ()

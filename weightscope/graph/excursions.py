@@ -191,9 +191,9 @@ def parts_of(capture: Capture, level: Mapping[fx.Node, int]) -> dict[str, dict[f
 
     Such a module enters and leaves at one level, goes deeper inside, comes back by an operation
     that raises, and is not alone in going that deep. Of modules within each other the outermost
-    counts.
+    counts. Where one is called at several scales, levels are counted from the ends of each call.
     """
-    found: dict[str, dict[fx.Node, int]] = {}
+    found: dict[str, list[tuple[int, dict[fx.Node, int]]]] = {}
     for call in sorted(capture.calls, key=lambda call: call.first - call.last):
         stray = _stray(call, capture, level)
         if stray is None or any(call.module.startswith(f"{name}.") for name in found):
@@ -203,8 +203,22 @@ def parts_of(capture: Capture, level: Mapping[fx.Node, int]) -> dict[str, dict[f
             raises(n) for n in inside
         ):
             given = [root(n) for n in call.entries.values() if root(n) in level]
-            nodes = found.setdefault(call.module, {})
-            nodes.update((n, level[n]) for n in (*inside, *given))
+            nodes = {n: level[n] for n in (*inside, *given)}
+            found.setdefault(call.module, []).append((own, nodes))
+    image = min((own for node, own in level.items() if node.op == "placeholder"), default=0)
+    return {name: _counted_from_its_ends(calls, image) for name, calls in found.items()}
+
+
+def _counted_from_its_ends(
+    calls: Sequence[tuple[int, dict[fx.Node, int]]], image: int
+) -> dict[fx.Node, int]:
+    """Levels of all calls of a module, the call first whose ends lie nearest to the image."""
+    found: dict[fx.Node, int] = {}
+    scales = {own for own, _ in calls}
+    for _, nodes in sorted(calls, key=lambda call: abs(call[0] - image)):
+        own = sorted(set(nodes.values()))
+        ranks = {where: rank if len(scales) > 1 else where for rank, where in enumerate(own)}
+        found |= {n: ranks[where] for n, where in nodes.items() if n not in found}
     return found
 
 

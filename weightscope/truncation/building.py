@@ -435,20 +435,20 @@ def draft(structure: Structure, plan: Plan, costs: Costs) -> Variant:
     crossing = read_crossing(structure, cut)
     width = plan.exit_channels[crossing.finest]
     widest = build(structure, replace(plan, width=width), numbers=False)
-    own = bottleneck_costs(structure, cut, crossing, widest.plan)
-    replaced = costs.parameters - (widest.costs.parameters - own.parameters)
-    macs = costs.macs - (widest.costs.macs - cut.times * own.macs)
-    while own.parameters > LIGHT_BUDGET * replaced or cut.times * own.macs > LIGHT_BUDGET * macs:
+    parameters, own = bottleneck_costs(structure, cut, crossing, widest.plan)
+    replaced = costs.parameters - (widest.costs.parameters - parameters)
+    macs = costs.macs - (widest.costs.macs - own)
+    while parameters > LIGHT_BUDGET * replaced or own > LIGHT_BUDGET * macs:
         width = min(width - 1, width * 3 // 4)
         if width < 1:
             shared = "" if replaced > 0 else " (levels that stay use the weights below, too)"
             raise TruncationError(
-                f"saves too little: the narrowest bottleneck with weights has {own.parameters:,} "
-                f"parameters and {cut.times * own.macs:,} MACs, more than {LIGHT_BUDGET:.0%} of "
+                f"saves too little: the narrowest bottleneck with weights has {parameters:,} "
+                f"parameters and {own:,} MACs, more than {LIGHT_BUDGET:.0%} of "
                 f"the {max(replaced, 0):,} or the {macs:,} that it replaces{shared}; "
                 f"{keyword('bottleneck', repr('pool'))} or {keyword('width')} can still be built"
             )
-        own = bottleneck_costs(structure, cut, crossing, replace(plan, width=width))
+        parameters, own = bottleneck_costs(structure, cut, crossing, replace(plan, width=width))
     if width == widest.plan.width:
         return widest
     return build(structure, replace(plan, width=width), numbers=False)
@@ -464,23 +464,27 @@ def _draft_of_pooling(structure: Structure, plan: Plan) -> Variant:
         return build(structure, replace(plan, exit_channels=before), numbers=False)
 
 
-def bottleneck_costs(structure: Structure, cut: Cut, crossing: Crossing, plan: Plan) -> Costs:
-    """Costs of one run of the new bottleneck alone, on the example inputs."""
+def bottleneck_costs(
+    structure: Structure, cut: Cut, crossing: Crossing, plan: Plan
+) -> tuple[int, int]:
+    """Parameters and MACs of the new bottleneck alone, of all its runs on the example inputs."""
     nodes = {node.name: node for node in structure.graph.nodes}
     at = _example_sizes(structure)
     module = make_bottleneck(structure, cut, crossing, plan, numbers=False)
-    values = [cast(Tensor, nodes[site.node].meta["val"]) for site in cut.runs[0][0]]
-    dtype = next((p.dtype for p in module.parameters()), values[0].dtype.to_real())
-    tensors = [
-        torch.empty(at.shape(v), dtype=v.dtype if v.is_complex() else dtype, device="meta")
-        for v in values
-    ]
-    sizes = crossing.runs[0]
-    entry_sizes, (size,), exit_sizes = (
-        [[at.size(s) for s in part] for part in parts]
-        for parts in (sizes.entries, [sizes.trunk], sizes.exits)
-    )
-    return count_costs(module, (tensors, entry_sizes, size, exit_sizes))
+    macs = 0
+    for (entering, _), sizes in zip(cut.runs, crossing.runs, strict=True):
+        values = [cast(Tensor, nodes[site.node].meta["val"]) for site in entering]
+        dtype = next((p.dtype for p in module.parameters()), values[0].dtype.to_real())
+        tensors = [
+            torch.empty(at.shape(v), dtype=v.dtype if v.is_complex() else dtype, device="meta")
+            for v in values
+        ]
+        entry_sizes, (size,), exit_sizes = (
+            [[at.size(s) for s in part] for part in parts]
+            for parts in (sizes.entries, [sizes.trunk], sizes.exits)
+        )
+        macs += count_costs(module, (tensors, entry_sizes, size, exit_sizes)).macs
+    return sum(weight.numel() for weight in module.parameters()), macs
 
 
 def _example_sizes(structure: Structure) -> Probe:
