@@ -739,6 +739,38 @@ def test_sides_that_are_interleaved_in_turn_make_no_level(rows_first: bool, join
     holds_at_every_depth(model, torch.randn(2, 3, 32, 48))
 
 
+class InTurnBy(InTurnUp):
+    """The same, in two steps of different kinds."""
+
+    def __init__(self, way: str) -> None:
+        super().__init__(rows_first=False, joins=False)
+        self.way = way
+
+    def up(self, x: Tensor) -> Tensor:
+        low, a, b, c = (self.widen2 if x.shape[1] == 32 else self.widen1)(x).chunk(4, 1)
+        if self.way == "filtered":
+            twice = torch.ones(1, 1, 1, 2).expand(2 * low.shape[1], 1, 1, 2)
+            pair = torch.cat([low + a, b + c], 1)
+            pair = F.conv_transpose2d(pair, twice, stride=(1, 2), groups=len(twice))
+            return self.between([*pair.chunk(2, 1)], 3)
+        if self.way == "resized":
+            wide = F.interpolate(low + a, scale_factor=(1.0, 2.0))
+            return F.interpolate(wide + wide.flip(3), scale_factor=(2.0, 1.0))
+        left, right = self.between([low + a, low - a], 4), self.between([b + c, b - c], 4)
+        n, channels, h, w = left.shape
+        if self.way == "viewed":
+            return torch.cat([left, right], 3).view(n, channels, 2 * h, w)
+        made = left.new_empty(n, channels, 2 * h, w)
+        made[:, :, ::2], made[:, :, 1::2] = left + right, left - right
+        return made
+
+
+@pytest.mark.sample(2)
+@pytest.mark.parametrize("way", ["written", "viewed", "filtered", "resized"])
+def test_sides_that_grow_in_turn_in_several_ways_make_no_level(way: str) -> None:
+    holds_at_every_depth(InTurnBy(way).eval(), torch.randn(2, 3, 32, 48))
+
+
 class TilesInColumns(UNet):
     """Takes tiles of one size by ``F.unfold``, each through the network, and lays them back."""
 

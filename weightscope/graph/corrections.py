@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence, Set
 
 from torch import Tensor, fx
 
@@ -29,6 +29,7 @@ def corrected(
     images: Sequence[fx.Node],
     reader: Positions,
     vectors: Collection[fx.Node],
+    weights: Set[str],
 ) -> dict[fx.Node, float]:
     """P_input / P of every operation, with what its number of positions misleads about.
 
@@ -38,10 +39,11 @@ def corrected(
         images: The inputs.
         reader: Counts positions.
         vectors: What queries say, which has none.
+        weights: Names of the nodes that hold weights.
     """
     found = {**factor, **_where_resized_to(images[1:], factor)}
     found |= _where_queries_lie(factor, told)
-    found |= _where_sides_grow_in_turn(factor, told)
+    found |= _where_sides_grow_in_turn(factor, told, reader, weights)
     found |= _where_columns_are_tiles(factor, told, reader)
     found |= _where_learned_tokens_join(found, told)
     laid = {node: own for node, own in found.items() if node not in vectors}
@@ -147,24 +149,59 @@ def _first_that_tell(
 
 
 def _where_sides_grow_in_turn(
-    factor: Mapping[fx.Node, float], told: Collection[fx.Node]
+    factor: Mapping[fx.Node, float],
+    told: Collection[fx.Node],
+    reader: Positions,
+    weights: Set[str],
 ) -> dict[fx.Node, float]:
-    """P_input / P where one side of a map is interleaved, and the other right behind it: as before.
+    """P_input / P where one side of a map grows, and the other right behind it: as before.
 
     A map that is finer along one side only is on its way, and no level (an inverse transform by
-    wavelets, rows first).
+    wavelets, rows first), where no weights make it.
+
+    Args:
+        factor: P_input / P of each node.
+        told: Those whose operation tells it.
+        reader: Counts positions.
+        weights: Names of the nodes that hold weights.
     """
     found: dict[fx.Node, float] = {}
     for node in factor:
-        if node not in told or operator_of(node) not in _RESHAPES:
+        if node not in told or not _grows_without_weights(node, weights):
             continue
         given = node.all_input_nodes[0]
         before = found.get(given, factor[given])
         between, behind = _first_that_tell(node, factor, told)
-        again = [operator_of(n) in _RESHAPES and factor[n] < factor[node] for n in behind]
-        if factor[node] < before and again and all(again):
+        finer = [factor[n] < factor[node] for n in behind]
+        in_turn = factor[node] < before and finer and all(finer)
+        if in_turn and all(_grows_otherwise(node, n, reader) for n in behind):
             found |= dict.fromkeys(between, before)
     return found
+
+
+def _grows_without_weights(node: fx.Node, weights: Set[str]) -> bool:
+    """Whether a map may get larger here, by its layout or by fixed filters."""
+    weight = argument(node, "weight") if raises(node) else None
+    if weight is None:
+        return operator_of(node) in _RESHAPES or facts(operator_of(node)).view == "resize"
+    return weights.isdisjoint(n.name for n in ancestors(weight))
+
+
+def _grows_otherwise(node: fx.Node, behind: fx.Node, reader: Positions) -> bool:
+    """Whether what follows a map that grew grows along other sides."""
+    if operator_of(node) in _RESHAPES and operator_of(behind) in _RESHAPES:
+        return True
+    given = node.all_input_nodes[0]
+    while (before := reader.growth_of_map(given)) is None and given.all_input_nodes:
+        given = given.all_input_nodes[0]
+    between, after = reader.growth_of_map(node), reader.growth_of_map(behind)
+    if before is None or between is None or after is None:
+        return False
+    first, second = (
+        {side for side, (a, b) in enumerate(zip(*pair, strict=True)) if a > LEVEL_RATIO * b}
+        for pair in ((before, between), (between, after))
+    )
+    return bool(first and second) and first.isdisjoint(second)
 
 
 def _where_columns_are_tiles(

@@ -165,7 +165,8 @@ def read_levels(capture: Capture, inputs: ExampleInputs) -> Levels:
     reader.begin_beside(images[1:])
     queries = Queries([*images, image])
     factor, pooled, told = _factors(capture, [*images, image], reader, queries)
-    factor |= corrected(factor, told, images, reader, queries.answered)
+    weights = set(capture.program.graph_signature.inputs_to_parameters)
+    factor |= corrected(factor, told, images, reader, queries.answered, weights)
     counts = live_nodes(capture) | set(images)  # what no output depends on makes no level
     factor = {node: value for node, value in factor.items() if node in counts}
     clusters = _cluster(factor.values())
