@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils import _pytree
 
+from matrix.kinds import UNet
 from weightscope.errors import StructureError
 from weightscope.graph import read_structure
 from weightscope.graph.running import GraphRun
@@ -295,3 +296,37 @@ def test_a_change_that_cannot_be_followed_is_refused_and_the_remedy_works() -> N
     model = made((lambda: types.SimpleNamespace(skips=[]), put, get))
     structure = read_structure(model, IMAGE)
     torch.testing.assert_close(GraphRun(structure, {}).predict(IMAGE), model(IMAGE))
+
+
+class Takes(nn.Module):
+    """What it is given is a dictionary with the image, beside a list; it may change both."""
+
+    def __init__(self, change: str) -> None:
+        super().__init__()
+        self.net, self.change = UNet(), change
+
+    def forward(self, given: dict[str, Tensor], seen: list[Tensor]) -> Any:
+        image = given.pop("image") if self.change == "taken" else given["image"]
+        if self.change == "replaced":
+            given["image"] = image * 2
+        if self.change == "put in":
+            seen.append(image)
+        return self.net(image)
+
+
+@pytest.mark.parametrize(
+    ("change", "places"),
+    [
+        ("none", None),
+        ("taken", "given['image']"),
+        ("replaced", "given['image']"),
+        ("put in", "seen[1]"),
+    ],
+)
+def test_a_change_of_what_a_forward_is_given_is_told(change: str, places: str | None) -> None:
+    image = torch.rand(1, 3, 32, 32)
+    given, seen = {"image": image}, [image]
+    structure = read_structure(Takes(change).eval(), (given, seen))
+    told = [note for note in structure.notes if "changes what it is given" in note]
+    assert [f"({places}:" in note for note in told] == ([True] if places else [])
+    assert [id(value) for value in (*given.values(), *seen)] == [id(image)] * 2

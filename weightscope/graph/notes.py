@@ -277,6 +277,18 @@ def some(names: Sequence[str]) -> str:
     return ", ".join(names[:_SHOWN]) + (" and others" if len(names) > _SHOWN else "")
 
 
+def arguments_note(trial: Trial, inputs: ExampleInputs) -> str:
+    """What to say of a forward that changes the lists and dictionaries that it is given."""
+    changed = trial.changed_arguments(inputs)
+    if not changed:
+        return ""
+    return (
+        f"the forward changes what it is given ({some(changed)}: taken out, put in or replaced). A"
+        " variant leaves lists and dictionaries as they are; where the code around it relies on"
+        " the change, make it there"
+    )
+
+
 def parts_note(parts: Sequence[str], part: str | None) -> str:
     """What to say of networks inside of the network."""
     if part:

@@ -58,6 +58,7 @@ from weightscope.graph.levels import read_levels
 from weightscope.graph.models import check_model
 from weightscope.graph.nodes import argument, operator_of, tensor_of
 from weightscope.graph.notes import (
+    arguments_note,
     batch_note,
     checks_note,
     finer_note,
@@ -437,6 +438,7 @@ def _read(
         inside_note(levels.inside),
         finer_note(levels),
         batch_note(trial, captured, inputs),
+        arguments_note(trial, inputs),
         values_note(coarse.graph),
         checks_note(trial.checks),
         modes_note(trial, modes_agree, pair),

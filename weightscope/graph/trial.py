@@ -28,7 +28,7 @@ from weightscope.adapters.dispatch import (
 from weightscope.adapters.leftovers import Outside
 from weightscope.adapters.rewriting import Rewriting
 from weightscope.adapters.tracing import as_exported, eagerly, quiet, without_numbers
-from weightscope.calls import as_they_are, held_tensors, random_state
+from weightscope.calls import as_they_are, held_tensors, leaves_by_place, random_state
 from weightscope.errors import shown
 from weightscope.graph.capture import throwaway_copy
 from weightscope.graph.gradients import HooksAside, is_inside, may_set_hooks
@@ -97,6 +97,18 @@ class Trial:
             raise result
         shapes, structure = result
         return shapes, structure
+
+    def changed_arguments(self, inputs: ExampleInputs) -> tuple[str, ...]:
+        """Places in lists and dictionaries that the forward is given, and that it changes."""
+        if all(isinstance(v, torch.Tensor) for v in (*inputs.args, *inputs.kwargs.values())):
+            return ()
+        given = self._fakes((inputs.args, dict(inputs.kwargs)))
+        before = self._places(given)
+        if isinstance(self._run_on(given), Exception):
+            return ()
+        after = self._places(given)
+        places = dict.fromkeys((*before, *after))
+        return tuple(p for p in places if before.get(p, before) is not after.get(p, after))
 
     def first_layer(self, inputs: ExampleInputs) -> tuple[tuple[int, ...], int] | None:
         """Shape of what the first convolution is given, and its number of spatial dimensions.
@@ -350,13 +362,24 @@ class Trial:
         self, args: tuple[Any, ...], kwargs: Mapping[str, Any], *, training: bool = False
     ) -> Any:
         """What one call of the model as it was given returns or raises."""
-        result = self._call(*self._fakes((args, dict(kwargs))), training=training)
+        return self._run_on(self._fakes((args, dict(kwargs))), training=training)
+
+    def _run_on(self, given: Any, *, training: bool = False) -> Any:
+        """The same of tensors without numbers."""
+        result = self._call(*given, training=training)
         if any(id(tensor) not in self._held for _, tensor in self._holds()):
             self._leaves |= not training
             finished(*self._fresh)
         elif isinstance(result, Exception):  # it may have ended between a change and its undoing
             finished(*self._fresh)
         return result
+
+    def _places(self, given: Any) -> dict[str, Any]:
+        """What a call holds, by the name of the argument and the path inside it."""
+        args, kwargs = given
+        named = inspect.signature(self.model.forward).bind(*args, **kwargs).arguments
+        leaves = ((name, leaves_by_place(value)) for name, value in named.items())
+        return {f"{name}{path}": leaf for name, of in leaves for path, leaf in of.items()}
 
     def _fakes(self, call: Any) -> Any:
         return pytree.tree_map(
