@@ -22,6 +22,7 @@ from weightscope.adapters import pytree
 from weightscope.adapters.dispatch import writes_of
 from weightscope.errors import ForwardError, InputError, WeightscopeError, shown
 from weightscope.restoring import (
+    ATOMS,
     Step,
     as_it_is,
     finished,
@@ -298,7 +299,7 @@ def held_tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
     Its parameters and buffers are not among them, nor is what lies in other modules.
     """
     for name, value in vars(module).items():
-        if name not in _OF_TORCH:
+        if name not in _OF_TORCH and not issubclass(type(value), ATOMS):
             for found in _inside(value):
                 if isinstance(found, Tensor):
                     yield name, found

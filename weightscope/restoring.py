@@ -27,7 +27,8 @@ MOST = 100_000
 one. What is near comes first."""
 
 _MOST_TRIES = 10  # of a step that is interrupted again and again
-_ATOMS = (int, float, complex, str, bytes, type(None), type, torch.dtype, torch.device)
+ATOMS = (int, float, complex, str, bytes, type(None), type, torch.dtype, torch.device)
+"""What holds nothing else."""
 _CONTAINERS = (dict, list, tuple, set, deque)
 _ITERATORS: tuple[type, ...] = (count, cycle, type(iter([])), type(iter(())), type(iter(range(0))))
 
@@ -43,7 +44,7 @@ def reached(model: nn.Module) -> list[Any]:
     seen: set[int] = set()
     while waiting and len(found) < MOST:
         value = waiting.popleft()
-        if issubclass(type(value), _ATOMS) or id(value) in seen:
+        if issubclass(type(value), ATOMS) or id(value) in seen:
             continue
         seen.add(id(value))
         found.append(value)
@@ -155,8 +156,13 @@ class Cleanup(ExitStack):
             finished(partial(super().__exit__, None, None, None))
 
 
+_OF_PYTHON = (OrderedDict, dict, list, set, deque)  # whose truth value asks no code of others
+
+
 def refill(container: Any, contents: Any) -> None:
     """Make a list, a dictionary, a set or a queue hold what it held."""
+    if type(container) in _OF_PYTHON and not container and not contents:
+        return  # most are empty: hooks of modules
     if issubclass(type(container), list):
         list.__setitem__(container, slice(None), contents)
     elif issubclass(type(container), deque):

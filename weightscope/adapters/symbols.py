@@ -344,12 +344,13 @@ def _of_positive_numerators(expression: Any) -> Any:
     )
 
 
-def holds_at(tensors: Iterable[Any], probe: Probe) -> bool:
+def holds_at(tensors: Iterable[Any], probe: Probe, *, only_equal: bool = False) -> bool:
     """Whether all that a trace took for granted about its sizes is true at other sizes.
 
     Args:
         tensors: Fake tensors of the trace; the first tells where its assumptions are kept.
         probe: The other sizes.
+        only_equal: Whether nothing but sizes that it took to be equal is asked for.
     """
     with needed():
         import sympy
@@ -357,6 +358,8 @@ def holds_at(tensors: Iterable[Any], probe: Probe) -> bool:
     modes = (getattr(tensor, "fake_mode", None) for tensor in tensors)
     env = next((mode.shape_env for mode in modes if mode is not None), None)
     for guard in env.guards if env is not None else ():
+        if only_equal and not isinstance(guard.expr, sympy.Eq):
+            continue
         values = {s: probe.symbols.get(str(s)) for s in guard.expr.free_symbols}
         if None in values.values():
             continue

@@ -102,9 +102,12 @@ def _rests(capture: Capture, images: Sequence[fx.Node]) -> dict[str, int | None]
     example = sizes_at(capture, images, 1, {}).symbols
 
     def holds(changed: Collection[str], times: float, rest: int = 0) -> bool:
-        """Whether the trace does, where some sides are so many times as large."""
+        """Whether the trace does, where some sides are so many times as large.
+
+        What it takes to be equal; long clips may be worked on in pieces, and have the same levels.
+        """
         grown = {side: int((example[side] - rest) * times) + rest for side in changed}
-        return holds_at(tensors, Probe({**example, **grown}))
+        return holds_at(tensors, Probe({**example, **grown}), only_equal=True)
 
     def follows(changed: Collection[str]) -> bool:
         return any(holds(changed, times) for times in (0.5, 2))

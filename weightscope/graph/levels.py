@@ -359,6 +359,7 @@ def _reductions(
             where not in read
             and reduction is not None
             and reader.factor(node, pooled=False) == factor[node]
+            and math.prod(reduction) > factor[node] / _TWO_TILES  # no frames in the batch
         ):
             read[where] = tuple(_tidy(value) for value in reduction)
     for node, where in level.items():  # slices of volumes: their kernels know of the sides alone

@@ -14,6 +14,7 @@ from weightscope.graph.borders import Borders
 from weightscope.graph.growing import space_of
 from weightscope.graph.nodes import argument, first_tensor, is_size, operator_of, raises, tensor_of
 from weightscope.graph.operators import SAMPLES, facts
+from weightscope.graph.writes import writes_into_new
 from weightscope.thresholds import LEVEL_RATIO
 
 _INVERSE_TRANSFORMS = tuple(
@@ -336,25 +337,30 @@ class Positions:
         """Channels first, where all that a node is given comes out with the axes of an image.
 
         Pixels that a reshape makes channels of, or the other way round, change the level so, as do
-        those that are repeated beside each other.
+        those that are repeated beside each other, and new memory into which a map is written part
+        by part.
         """
         if value is None or value.dim() != self.dimensions + 2:
             return None
         if self.growth == 1:
             return "channels_first" if self.borders.is_resampled(node) else None
-        given = [tensor_of(n) for n in node.all_input_nodes if not is_size(n)]
-        if len(given) != 1 or given[0] is None:
-            return None
-        small, large, before = *(p.shape(value) for p in (self.small, self.large)), given[0]
-        if before.dim() == value.dim():
-            last = _repeats(node) and not any(map(_repeats, node.users))  # one side after another
-            if not last or self.large.shape(before)[:2] != large[:2]:
-                return None
-        elif self.large.numel(before) != math.prod(large) or 0 in small:
+        small, large = (p.shape(value) for p in (self.small, self.large))
+        if not (writes_into_new(node) or self._lays_out(node, small, large)):
             return None
         fixed = small[:2] == large[:2] and large[0] == self.batch
         like_an_image = fixed and self._grows_as_the_image(node, small[2:], large[2:])
         return "channels_first" if like_an_image else None
+
+    def _lays_out(self, node: fx.Node, small: Sequence[int], large: Sequence[int]) -> bool:
+        """Whether all of a result is from one that had other axes, or fewer of its positions."""
+        given = [tensor_of(n) for n in node.all_input_nodes if not is_size(n)]
+        if len(given) != 1 or given[0] is None:
+            return False
+        before = given[0]
+        if before.dim() == len(large):
+            last = _repeats(node) and not any(map(_repeats, node.users))  # one side after another
+            return last and self.large.shape(before)[:2] == large[:2]
+        return self.large.numel(before) == math.prod(large) and 0 not in small
 
     def _grows_as_the_image(
         self, node: fx.Node, small: Sequence[int], large: Sequence[int]

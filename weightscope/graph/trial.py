@@ -367,10 +367,10 @@ class Trial:
     def _run_on(self, given: Any, *, training: bool = False) -> Any:
         """The same of tensors without numbers."""
         result = self._call(*given, training=training)
-        if any(id(tensor) not in self._held for _, tensor in self._holds()):
-            self._leaves |= not training
+        if isinstance(result, Exception):  # it may have ended between a change and its undoing
             finished(*self._fresh)
-        elif isinstance(result, Exception):  # it may have ended between a change and its undoing
+        elif any(id(tensor) not in self._held for _, tensor in self._holds()):
+            self._leaves |= not training
             finished(*self._fresh)
         return result
 

@@ -14,7 +14,7 @@ from torch import fx
 
 from weightscope.adapters import schemas
 from weightscope.adapters.boundary import AFTER, BOUNDARY
-from weightscope.graph.nodes import argument
+from weightscope.graph.nodes import argument, operator_of
 
 
 def order_writes(graph: fx.Graph) -> None:
@@ -60,6 +60,19 @@ def _families(graph: fx.Graph) -> dict[fx.Node, list[fx.Node]]:
         if node.op in ("call_function", "placeholder"):
             found.setdefault(_family_of(node), []).append(node)
     return found
+
+
+def writes_into_new(node: fx.Node) -> bool:
+    """Whether a node shows memory that was new, with one or more parts written."""
+    if node.target is not AFTER:
+        return False
+    source = node
+    while (before := _looked_into(source)) is not None:
+        source = before
+    return operator_of(source).startswith(_NEW)
+
+
+_NEW = tuple(f"aten::{made}" for made in ("empty", "zeros", "ones", "full", "new_"))
 
 
 def _seen_through(alias: fx.Node, write: fx.Node) -> bool:
