@@ -16,6 +16,7 @@ from weightscope.graph.nodes import argument, first_tensor, operator_of, raises,
 from weightscope.graph.operators import RESHAPES, facts
 from weightscope.graph.pieces import JOINS, ONE_OF, SPLITS, ancestors, tiles_in_columns
 from weightscope.graph.positions import Positions, elements
+from weightscope.graph.writes import writes_into_new
 from weightscope.thresholds import LEVEL_RATIO
 
 _ATTENDS = ("product", "whole")  # queries to keys and values
@@ -46,6 +47,7 @@ def corrected(
     found |= _where_sides_grow_in_turn(factor, told, reader, weights)
     found |= _where_columns_are_tiles(factor, told, reader)
     found |= _where_learned_tokens_join(found, told)
+    found |= _where_parts_are_written(factor, told)
     laid = {node: own for node, own in found.items() if node not in vectors}
     return found | _where_images_lie_together(laid, told, images, reader)
 
@@ -97,6 +99,29 @@ def _where_queries_lie(
         between, behind = _up_to_what_tells(node, factor, told)
         if behind and _alike(behind) and any(_alike([own, *behind]) for own in given):
             found |= dict.fromkeys(between, behind[0])
+    return found
+
+
+def _where_parts_are_written(
+    factor: Mapping[fx.Node, float], told: Collection[fx.Node]
+) -> dict[fx.Node, float]:
+    """P_input / P of what makes one part of a map that is written part by part: that of the map.
+
+    The first frames of a clip, which have others repeated before them, have a layer's call alone.
+
+    Args:
+        factor: P_input / P of each node.
+        told: Those whose operation tells it.
+    """
+    found: dict[fx.Node, float] = {}
+    for node, own in factor.items():
+        waiting = [*node.all_input_nodes] if node in told and writes_into_new(node) else []
+        while waiting:
+            part = waiting.pop()
+            if part in factor and not writes_into_new(part) and len(part.users) == 1:
+                found[part] = factor[part] if _alike([factor[part], own]) else own
+                tells = part in told or facts(operator_of(part)).kernel
+                waiting += [] if tells else part.all_input_nodes
     return found
 
 

@@ -1,0 +1,111 @@
+"""Clips: how their number of frames is followed, where it decides or is taken apart."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from weightscope.errors import InputError
+from weightscope.graph import read_structure
+from weightscope.graph.rebuild import rebuild
+from weightscope.truncation.building import build
+from weightscope.truncation.plan import make_plan
+
+
+class Causal(nn.Conv3d):
+    """Sees no later frame: the first one is repeated before the clip."""
+
+    def __init__(self, given: int, made: int, stride: int = 1) -> None:
+        super().__init__(given, made, 3, stride, (0, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(torch.cat([x[:, :, :1].expand(-1, -1, 2, -1, -1), x], 2))
+
+
+class InPieces(nn.Module):
+    """Keeps the first of 4 k + 1 frames by itself; long clips are worked on in pieces."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.e0, self.e1, self.e2 = Causal(3, 8), Causal(8, 8, 2), Causal(8, 16, 2)
+        self.d1, self.d0, self.last = Causal(16, 8), Causal(8, 8), Causal(8, 3)
+
+    def up(self, x: Tensor) -> Tensor:
+        first, rest = x[:, :, :1], x[:, :, 1:]
+        first = F.interpolate(first, scale_factor=(1.0, 2.0, 2.0))
+        return torch.cat([first, F.interpolate(rest.contiguous(), scale_factor=2.0)], 2)
+
+    def whole(self, x: Tensor) -> Tensor:
+        x = self.e2(self.e1(self.e0(x).relu()).relu()).relu()
+        return self.last(self.d0(self.up(self.d1(self.up(x)).relu())).relu())
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.shape[2] > 16:
+            return torch.cat([self.whole(x[:, :, :9]), self.whole(x[:, :, 8:])[:, :, 1:]], 2)
+        return self.whole(x)
+
+
+def test_clips_that_are_worked_on_in_pieces_beyond_some_number_follow_shorter_ones() -> None:
+    model = InPieces().eval()
+    structure = read_structure(model, torch.randn(1, 3, 9, 32, 32))
+    assert structure.reductions == ((1, 1, 1), (2, 2, 2), (4, 4, 4))
+    assert any("another way" in note for note in structure.notes)
+    graph = rebuild(structure)
+    cut = next(cut for cut in structure.cuts if cut.keep_levels == 2)
+    variant = build(structure, make_plan(structure, cut, width=4)).module.eval()
+    for frames in (9, 13):
+        x = torch.randn(2, 3, frames, 16, 24)
+        torch.testing.assert_close(graph(x), model(x))
+        assert variant(x).shape == x.shape
+    with pytest.raises(InputError, match="another way"):
+        variant(torch.randn(2, 3, 17, 32, 32))
+
+
+class Halving(nn.Module):
+    """Halves frames: what is made of the first ones and of the others is written into a new clip.
+
+    A branch beside it makes channels of the pixels of each frame.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sides = nn.Conv3d(8, 8, (1, 3, 3), (1, 2, 2), (0, 1, 1))
+        self.frames = nn.Conv3d(8, 8, (3, 1, 1), (2, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, channels, number, high, wide = x.shape
+        each = F.pixel_unshuffle(x.transpose(1, 2).reshape(-1, channels, high, wide), 2)
+        each = each.view(batch, number, channels, 4, high // 2, wide // 2).mean(3).transpose(1, 2)
+        x = self.sides(x) + each
+        made = x.new_empty(batch, channels, (number + 1) // 2, high // 2, wide // 2)
+        before = x[:, :, :1].expand(-1, -1, 2, -1, -1)
+        made[:, :, :1] = self.frames(torch.cat([before, x[:, :, :1]], 2))
+        made[:, :, 1:] = self.frames(x)
+        return made
+
+
+class WritesParts(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.halve, self.quarter = Causal(3, 8), Halving(), Halving()
+        self.deep, self.last = Causal(8, 8), Causal(24, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        top = self.first(x).relu()
+        half = self.halve(top).relu()
+        deep = self.deep(self.quarter(half).relu()).relu()
+        maps = [F.interpolate(y, size=x.shape[2:]) for y in (deep, half)]
+        return self.last(torch.cat([*maps, top], 1))
+
+
+def test_a_clip_that_is_written_in_parts_has_its_own_number_of_frames() -> None:
+    model = WritesParts().eval()
+    structure = read_structure(model, torch.randn(1, 3, 9, 32, 32))
+    assert structure.reductions == ((1, 1, 1), (1, 2, 2), (2, 2, 2), (2, 4, 4), (4, 4, 4))
+    places = {layer: stage.name for stage in structure.stages for layer in stage.layers}
+    assert places["halve.sides"] == "encoder 1"
+    assert places["quarter.sides"] == "encoder 3"
+    assert places["halve.frames"] == "encoder 2"
+    assert places["quarter.frames"] == places["deep"] == "bottleneck"
+    x = torch.randn(2, 3, 13, 16, 24)
+    torch.testing.assert_close(rebuild(structure)(x), model(x))
