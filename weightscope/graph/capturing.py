@@ -20,6 +20,7 @@ from weightscope.graph.levels import Levels, plausible, read_levels
 from weightscope.graph.nodes import tensor_of
 from weightscope.graph.scaling import (
     OTHER_SIZES,
+    SOME_MORE,
     at_another_size,
     cropped,
     two_images,
@@ -188,7 +189,8 @@ def at_all_sizes(
         The capture, its levels, and whether it has to be captured at the example's size.
     """
     levels = read_levels(captured, inputs)
-    others = [at_another_size(read_at, factor) for factor in OTHER_SIZES]
+    clips = (SOME_MORE,) * (inputs.dimensions == 3)
+    others = [at_another_size(read_at, factor) for factor in (*OTHER_SIZES, *clips)]
     follows = plausible(captured, levels, inputs) and _follows(trial, captured, others)
     if follows and follows_the_input(captured):
         return captured, levels, False

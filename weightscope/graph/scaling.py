@@ -14,8 +14,10 @@ from weightscope.graph.layouts import images_of, is_image
 from weightscope.graph.structure import ExampleInputs
 from weightscope.graph.trial import Trial
 
-OTHER_SIZES = (2, 0.5, 1.5)
+OTHER_SIZES = (2, 0.5)
 """Factors at which it is tried whether a model takes other sizes than the example's."""
+SOME_MORE = 1.5
+"""The factor for clips, which may be worked on in pieces where they are twice as long."""
 
 
 def at_another_size(

@@ -63,12 +63,22 @@ def _families(graph: fx.Graph) -> dict[fx.Node, list[fx.Node]]:
 
 
 def writes_into_new(node: fx.Node) -> bool:
-    """Whether a node shows memory that was new, with one or more parts written."""
+    """Whether a node shows memory that was new, with one or more parts of it written.
+
+    A part is without gaps: rows that are written every second lie between others of their level.
+    """
     if node.target is not AFTER:
         return False
-    source = node
+    source, write = node, cast(fx.Node, node.args[1])
     while (before := _looked_into(source)) is not None:
         source = before
+    while write.target is BOUNDARY:
+        write = cast(fx.Node, write.args[0])
+    part = _written(write)
+    while part is not None and part.target is not AFTER:
+        if argument(part, "step") not in (None, 1):
+            return False
+        part = _looked_into(part)
     return operator_of(source).startswith(_NEW)
 
 
