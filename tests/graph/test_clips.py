@@ -109,3 +109,39 @@ def test_a_clip_that_is_written_in_parts_has_its_own_number_of_frames() -> None:
     assert places["quarter.frames"] == places["deep"] == "bottleneck"
     x = torch.randn(2, 3, 13, 16, 24)
     torch.testing.assert_close(rebuild(structure)(x), model(x))
+
+
+class ResizesFlat(nn.Module):
+    """Enlarges the images of a clip with its frames among the channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.down = Causal(3, 8), nn.Conv3d(8, 8, 3, (1, 2, 2), 1)
+        self.deep, self.last = nn.Conv3d(8, 8, 3, (1, 2, 2), 1), Causal(8, 3)
+        self.d1, self.d0 = (nn.Conv3d(8, 8, (1, 3, 3), 1, (0, 1, 1)) for _ in range(2))
+
+    def up(self, x: Tensor) -> Tensor:
+        flat = F.interpolate(x.flatten(1, 2), scale_factor=2)
+        return flat.reshape(*x.shape[:3], *flat.shape[2:])
+
+    def forward(self, x: Tensor) -> Tensor:
+        top = self.first(x).relu()
+        half = self.down(top).relu()
+        half = half + self.d1(self.up(self.deep(half).relu()))
+        return self.last(top + self.d0(self.up(half)))
+
+
+def test_frames_among_the_channels_are_resized_at_their_level() -> None:
+    model = ResizesFlat().eval()
+    structure = read_structure(model, torch.randn(1, 3, 5, 32, 32))
+    assert structure.reductions == ((1, 1, 1), (1, 2, 2), (1, 4, 4))
+    places = {layer: stage.name for stage in structure.stages for layer in stage.layers}
+    assert places["d0"] == "decoder 0"
+    assert places["d1"] == "decoder 1"
+    nodes = structure.program.graph.nodes
+    resized = [n.meta["place"] for n in nodes if "upsample_nearest2d" in str(n.target)]
+    assert [place.level for place in resized] == [1, 0]
+    x = torch.randn(2, 3, 7, 24, 40)
+    for cut in structure.cuts:
+        variant = build(structure, make_plan(structure, cut, width=4)).module.eval()
+        assert variant(x).shape == x.shape

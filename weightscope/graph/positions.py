@@ -9,7 +9,7 @@ from enum import Enum
 import torch
 from torch import fx
 
-from weightscope.adapters.symbols import Probe, grows, hint, is_symbolic
+from weightscope.adapters.symbols import Probe, grows, hint, is_symbolic, key
 from weightscope.graph.borders import Borders
 from weightscope.graph.growing import space_of
 from weightscope.graph.nodes import argument, first_tensor, is_size, operator_of, raises, tensor_of
@@ -152,6 +152,24 @@ class Positions:
         value = first_tensor(node)
         pools = facts(operator_of(node)).view == "window"
         if not pools or value is None or value.dim() <= self.dimensions + 2:
+            return None
+        return before * elements(given, self.large) / max(1, elements(node, self.large))
+
+    def of_resized_frames(self, node: fx.Node, given: fx.Node, before: float) -> float | None:
+        """P_input / P of maps (B, C T, H, W), whose frames lie among the channels, that are resized.
+
+        None of any other operation.
+
+        Args:
+            node: The operation.
+            given: What it resizes.
+            before: P_input / P there.
+        """
+        value, maps = first_tensor(node), first_tensor(given)
+        resizes = facts(operator_of(node)).view == "resize"
+        if not resizes or value is None or maps is None or value.dim() > self.dimensions + 1:
+            return None
+        if not grows(value.shape[1]) or key(value.shape[1]) != key(maps.shape[1]):
             return None
         return before * elements(given, self.large) / max(1, elements(node, self.large))
 
