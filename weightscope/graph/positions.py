@@ -156,7 +156,7 @@ class Positions:
         return before * elements(given, self.large) / max(1, elements(node, self.large))
 
     def of_resized_frames(self, node: fx.Node, given: fx.Node, before: float) -> float | None:
-        """P_input / P of maps (B, C T, H, W), whose frames lie among the channels, that are resized.
+        """P_input / P of resized maps (B, C T, H, W), whose frames lie among the channels.
 
         None of any other operation.
 
