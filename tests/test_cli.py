@@ -551,6 +551,7 @@ def test_images_that_do_not_fit_are_named_by_what_was_given(capsys):
     assert "there is no folder gone" in failure(capsys, *arguments[:2], "--images", "gone")
 
 
+@pytest.mark.slow
 def test_the_prefix_chooses_among_networks_in_one_file(folder, capsys):
     raw, average = (create_model("half_unet", width=4, seed=seed) for seed in (1, 2))
     tensors = {f"net.{n}": t for n, t in raw.state_dict().items()}

@@ -314,6 +314,7 @@ class Takes(nn.Module):
         return self.net(image)
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize(
     ("change", "places"),
     [

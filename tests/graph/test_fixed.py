@@ -820,6 +820,7 @@ class OwnTable(nn.Module):
         return F.interpolate(self.out(x), size=(width, height))
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("side", [32, 48])
 def test_a_table_for_squares_of_its_own_size_is_resized_for_others(side: int) -> None:
     model = OwnTable().eval()

@@ -228,6 +228,7 @@ class Vector(nn.Module):
         return self.d(self.c(y).relu())
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("pooled", [False, True], ids=["flattened", "pooled"])
 def test_a_decoder_may_start_from_a_vector(pooled: bool) -> None:
     model = Vector(pooled).eval()
@@ -946,6 +947,7 @@ class Correlated(nn.Module):
         return self.last(self.d0(deep))
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("how", ["together", "in the batch", "a map of costs each"])
 def test_positions_that_look_at_several_places_stay_at_their_level(how: str) -> None:
     structure = read_structure(Correlated(how), torch.zeros(2, 2, 3, 32, 32), layout="NTCHW")

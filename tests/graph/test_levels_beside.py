@@ -577,6 +577,7 @@ class Asked(nn.Module):
         return torch.einsum("bqc,bchw->bqhw", self.say(said), self.net(x))
 
 
+@pytest.mark.slow
 def test_as_many_queries_as_the_deepest_level_has_positions_are_no_positions() -> None:
     model = Asked().eval()
     model.queries = nn.Parameter(torch.randn(64, 8))
@@ -613,6 +614,7 @@ class Placed(Asked):
         return super().forward(x + self.place)
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize(("queries", "leave"), [(5, True), (65, False)])
 def test_vectors_of_a_network_of_one_size_are_no_positions(queries: int, leave: bool) -> None:
     structure = read_structure(Placed(queries).eval(), torch.rand(1, 1, 32, 32))

@@ -169,6 +169,7 @@ class AtScales(nn.Module):
         return torch.stack(made).mean(0)
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("scales", [(0.5, 1.0, 1.5), (1.0, 0.5)])
 def test_levels_of_a_part_at_several_scales_are_counted_from_its_ends(scales: tuple[float]) -> None:
     model = AtScales(*scales).eval()

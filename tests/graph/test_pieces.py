@@ -118,7 +118,7 @@ class MergedTokens(UNet):
         return tokens.transpose(1, 2).reshape(x.shape)
 
 
-@pytest.mark.sample(2)
+@pytest.mark.sample(1)
 @pytest.mark.parametrize(
     ("kind", "stage", "layers"),
     [
@@ -185,7 +185,7 @@ class Cropped(UNet):
         return self.head(self.d0(torch.cat([a, self.up(b)], 1)).relu())
 
 
-@pytest.mark.sample(2)
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("kind", [InStrips, InTilesOfTheBatch, InHalvesOfTheBatch])
 def test_a_network_in_pieces_has_the_levels_of_the_network(kind: type[nn.Module]) -> None:
     model = kind().eval()
@@ -765,7 +765,7 @@ class InTurnBy(InTurnUp):
         return made
 
 
-@pytest.mark.sample(2)
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("way", ["written", "viewed", "filtered", "resized"])
 def test_sides_that_grow_in_turn_in_several_ways_make_no_level(way: str) -> None:
     holds_at_every_depth(InTurnBy(way).eval(), torch.randn(2, 3, 32, 48))
@@ -846,6 +846,7 @@ class SignalInWindows(nn.Module):
         return made / times
 
 
+@pytest.mark.slow
 def test_windows_of_a_signal_whose_last_batch_is_smaller_are_cut_in_each() -> None:
     model = SignalInWindows().eval()
     structure = read_structure(model, x := torch.randn(1, 1, 96))
@@ -886,7 +887,7 @@ class SomeImagesBelow(SomeWindowsBelow):
         return self.some(x)
 
 
-@pytest.mark.sample(2)
+@pytest.mark.sample(1)
 @pytest.mark.parametrize(
     ("model", "images"),
     [
@@ -963,7 +964,7 @@ class InDepth(nn.Module):
         return made / times
 
 
-@pytest.mark.sample(2)
+@pytest.mark.sample(1)
 @pytest.mark.parametrize(
     "model",
     [

@@ -219,6 +219,7 @@ class BesideASignal(nn.Module):
         return told @ made
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("how", ["linear", "weight", "attention"])
 def test_vectors_beside_a_signal_are_no_signal(how: str) -> None:
     model = BesideASignal(how).eval()

@@ -146,6 +146,7 @@ def test_levels_and_every_cut(kind, example, reductions):
     assert [cut.keep_levels for cut in structure.cuts] == list(range(1, len(reductions)))
 
 
+@pytest.mark.slow
 def test_a_cut_of_merged_tokens_keeps_their_channels_apart_from_their_number():
     # 32 channels at a level of 32 tokens
     torch.manual_seed(0)

@@ -107,6 +107,7 @@ def test_comments_and_docstrings_are_not_code(tmp_path, monkeypatch):
     assert digest("other", "def f(x):\n    return x + 2\n") != plain
 
 
+@pytest.mark.slow
 def test_a_committed_result_counts_until_its_files_are_needed(tmp_path):
     jobs = study()
     run(jobs, Store(tmp_path / "runs"), show=quiet)

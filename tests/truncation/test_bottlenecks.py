@@ -87,6 +87,7 @@ def test_light_stays_within_half_of_what_it_replaces(proposals):
             assert macs <= (proposal.costs.macs - (variant.costs.macs - macs)) / 2
 
 
+@pytest.mark.slow
 def test_the_budget_is_taken_on_the_example_inputs_not_on_the_traced_ones():
     """A guessed input is one image, traced as two; the widths must not depend on that."""
     widths = []

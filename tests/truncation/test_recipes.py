@@ -366,6 +366,7 @@ class Skipped(nn.Module):
         return self.out(torch.cat(both[::-1] if self.deep_first else both, 1))
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("deep_first", [True, False])
 def test_a_factory_that_is_wired_in_another_order_is_refused(deep_first, tmp_path):
     structure = read_structure(Skipped(deep_first), image(1, 1, 32, 32))

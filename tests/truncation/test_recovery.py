@@ -719,6 +719,7 @@ class Masked(Short):
         return super().forward(x if mask is None else x * mask)
 
 
+@pytest.mark.slow
 def test_what_a_pair_of_images_means_hangs_on_what_was_read():
     mask = (IMAGES > 0).float()
     proposal = needs_its_levels(Masked)[1]

@@ -364,6 +364,7 @@ class Unpadded(nn.Module):
         return self.out(self.low(torch.cat([top, deep], 1)).relu())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "dimensions", [pytest.param(1, marks=SLOW), 2, pytest.param(3, marks=SLOW)]
 )
@@ -421,6 +422,7 @@ def test_building_again_from_one_seed_gives_the_same_numbers(proposals):
     assert all(torch.equal(one[k], two[k]) for k in one)
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize(
     "options",
     [{}, {"exit_channels": 20}, {"bottleneck": lambda a, b, _: nn.Conv2d(a, b, 3, padding=1)}],

@@ -76,6 +76,7 @@ def by_class(outputs, targets):
     return hits(outputs["cls"], targets["cls"])
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize(
     ("given", "verdict", "lost"),
     [
@@ -103,6 +104,7 @@ def test_a_lost_output_that_is_not_judged_is_doubt(structure):
         assert score.why.endswith("but outputs['cls'] of the network is computed there and lost")
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("fill", ["mean", "zero", "shuffle"])
 def test_a_lost_output_is_filled_as_the_exits_are(structure, fill):
     result = ablate_levels(
@@ -272,6 +274,7 @@ def test_outputs_and_targets_of_any_container_go_by_their_names(kind, targets):
         assert list(_first_metric(again)) == places
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("kind", [Answer, Pair, lambda seg, cls: (seg, cls)])
 def test_outputs_in_order_go_by_numbers_too(kind):
     structure = read_structure(As(kind).eval(), IMAGES[:2])
