@@ -398,6 +398,16 @@ def test_sizes_that_torch_makes_numbers_of_stay_free(how: str) -> None:
     torch.testing.assert_close(rebuild(structure)(call), model(call))
 
 
+@pytest.mark.parametrize("exchanged", [False, True])
+def test_what_makes_tensors_is_as_it_was(exchanged: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if exchanged:  # by another library
+        own = staticmethod(torch.Tensor.__new__)
+        monkeypatch.setattr(torch.Tensor, "__new__", own, raising=False)
+    before = vars(torch.Tensor).get("__new__")
+    read_structure(Sized("numbers of the default type").eval())
+    assert vars(torch.Tensor).get("__new__") is before
+
+
 class Scan(nn.Module):
     """Goes through the rows of its deep map one by one."""
 

@@ -318,6 +318,7 @@ def free_numbers(model: nn.Module) -> Iterator[None]:
     """Let the code of a network, and of the packages that it is from, keep its sizes free."""
     changed: list[tuple[dict[str, Any], str]] = []
     makers = {name: getattr(torch, name) for name in ("tensor", "as_tensor")}
+    own = vars(torch.Tensor).get("__new__")  # of whoever exchanged it before
     try:
         for name, maker in makers.items():
             setattr(torch, name, _of_free_sizes(maker, threading.get_ident()))
@@ -333,7 +334,9 @@ def free_numbers(model: nn.Module) -> Iterator[None]:
     finally:
         for name, maker in makers.items():
             setattr(torch, name, maker)
-        if "__new__" in vars(torch.Tensor):
+        if own is not None:
+            torch.Tensor.__new__ = own  # type: ignore[method-assign]
+        elif "__new__" in vars(torch.Tensor):
             del torch.Tensor.__new__
         for names, name in changed:
             del names[name]

@@ -234,8 +234,7 @@ def _factors(
             reader.note_pieces(node)
         own: float | Global | None = reader.of_shuffled_frames(node)
         own = own or reader.of_resized_spectrum(node, factor[largest])
-        own = own or reader.of_more_sides(node, largest, factor[largest] * halved[node])
-        own = own or reader.of_resized_frames(node, largest, factor[largest])
+        own = own or reader.of_other_sides(node, largest, factor[largest] * halved[node])
         own = own or reader.of_samples(node, factor)
         own = own or reader.factor(node, pooled=all(n in pooled for n in feeds))
         if queries.note(node, feeds, pooled):

@@ -139,37 +139,26 @@ class Positions:
         own *= self.borders.share(node)
         return own if max(own / before, before / own) >= LEVEL_RATIO else None
 
-    def of_more_sides(self, node: fx.Node, given: fx.Node, before: float) -> float | None:
-        """P_input / P of a pooling over more axes than the image has, as of a sequence's vectors.
+    def of_other_sides(self, node: fx.Node, given: fx.Node, before: float) -> float | None:
+        """P_input / P of a result with more or fewer axes than the image's, from what it is given.
 
-        It leaves what its windows do not span, channels or not; None of any other operation.
-
-        Args:
-            node: The operation.
-            given: What it pools.
-            before: P_input / P there.
-        """
-        value = first_tensor(node)
-        pools = facts(operator_of(node)).view == "window"
-        if not pools or value is None or value.dim() <= self.dimensions + 2:
-            return None
-        return before * elements(given, self.large) / max(1, elements(node, self.large))
-
-    def of_resized_frames(self, node: fx.Node, given: fx.Node, before: float) -> float | None:
-        """P_input / P of resized maps (B, C T, H, W), whose frames lie among the channels.
-
+        A pooling over more axes, as of a sequence's vectors, leaves what its windows do not span,
+        channels or not. Maps (B, C T, H, W) that are resized have their frames among the channels.
         None of any other operation.
 
         Args:
             node: The operation.
-            given: What it resizes.
+            given: What it pools or resizes.
             before: P_input / P there.
         """
         value, maps = first_tensor(node), first_tensor(given)
-        resizes = facts(operator_of(node)).view == "resize"
-        if not resizes or value is None or maps is None or value.dim() > self.dimensions + 1:
+        view = facts(operator_of(node)).view
+        if value is None or maps is None:
             return None
-        if not grows(value.shape[1]) or key(value.shape[1]) != key(maps.shape[1]):
+        more = view == "window" and value.dim() > self.dimensions + 2
+        flat = view == "resize" and value.dim() < self.dimensions + 2
+        flat = flat and grows(value.shape[1]) and key(value.shape[1]) == key(maps.shape[1])
+        if not (more or flat):
             return None
         return before * elements(given, self.large) / max(1, elements(node, self.large))
 
