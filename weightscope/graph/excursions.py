@@ -47,7 +47,8 @@ def _from_a_sequence(
         seen.add(node)
         if reader.is_sequence(node, factor[node]):
             return True
-        if not facts(operator_of(node)).kernel and not reader.is_image(node, factor[node]):
+        lies_so = reader.is_image(node, factor[node]) or reader.is_in_blocks(node)
+        if not facts(operator_of(node)).kernel and not lies_so:
             waiting.extend(node.all_input_nodes)
     return False
 

@@ -94,6 +94,8 @@ _STEP_NAMES = (
     "time_steps",
     "ts",
 )
+# of noise, whose level may be multiplied with the image or laid beside it
+_NOISE_NAMES = ("sigma", "sigmas", "noise", "noise_level")
 # within longer names; "noise" and "t" are left out, which images are named by too (noisy_t, x_t)
 _STEP_WORDS = ("time", "times", "timestep", "timesteps", "step", "steps", "sigma", "sigmas")
 # what conditions an image without being one
@@ -272,11 +274,12 @@ def _values(model: nn.Module, name: str, picture: torch.Tensor, draw: Draw) -> I
         for dimensions, count in _channels(model)
         if dimensions == picture.dim() - 2 and count != channels
     ]
+    as_map = steps.to(picture.dtype).reshape(batch, *[1] * (picture.dim() - 1))
     of_time = [steps, steps.to(picture.dtype), steps[:, None].to(picture.dtype)]
     first = _first_linear(model)
     vectors = [blank(batch, first)] if first else []
     if _is_of_time(name):
-        yield from (*of_time, picture, *vectors)
+        yield from (*of_time, *([as_map] if name in _NOISE_NAMES else ()), picture, *vectors)
     elif name in _CONDITION_NAMES:
         yield from (*sequences, *(s[:, 0] for s in sequences), *of_time, picture, *vectors, *others)
     else:

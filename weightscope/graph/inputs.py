@@ -576,17 +576,26 @@ def _first_of(
     dimensions: int,
     layout: str,
 ) -> ExampleInputs | None:
-    """The first of some calls that the forward takes; they are tried without numbers."""
+    """The first of some calls that the forward takes; they are tried without numbers.
+
+    Of those with other arguments the first that it takes with two images: a vector that is too
+    short for its image (a number for each, where a map of one position is meant) fits one alone.
+    """
     forward = trial.original.forward
+    alone: ExampleInputs | None = None
     for place, call in enumerate(itertools.islice(calls(unwritten), most)):
         args, kwargs = _in_one_way(forward, *call)  # as it is tried from here on
         error = trial.error(args, kwargs) or _memory_error(trial, args, kwargs)
         if error is None:
             args, kwargs = next(itertools.islice(calls(noise), place, None))
             args, kwargs = _in_one_way(forward, args, kwargs)
-            return ExampleInputs(args, kwargs, dimensions, guessed=True, layout=layout)
-        errors.append(error)
-    return None
+            found = ExampleInputs(args, kwargs, dimensions, guessed=True, layout=layout)
+            if len(pytree.tree_tensors(call)) == 1 or two_images(trial, found) is not found:
+                return found
+            alone = alone or found
+        else:
+            errors.append(error)
+    return alone
 
 
 def _memory_error(

@@ -353,10 +353,12 @@ __all__ = [
 def images_of(inputs: ExampleInputs) -> list[torch.Tensor]:
     """The images among what a model is called with: tensors of as many axes as an image has.
 
-    Where the first of them holds ids, no other numbers are an image: texts, features.
+    Where the first of them holds ids, no other numbers are an image: texts, features. One of a
+    single position beside larger ones is a vector (a noise level, a style) that has their axes.
     """
     tensors = pytree.tree_tensors((inputs.args, dict(inputs.kwargs)))
     ranked = [tensor for tensor in tensors if tensor.dim() == inputs.rank]
+    ranked = [tensor for tensor in ranked if not _is_one_position(tensor, inputs)] or ranked
     if not ranked or not holds_ids(ranked[0]):
         return ranked
     return [tensor for tensor in ranked if holds_ids(tensor)]
@@ -367,7 +369,14 @@ def is_image(value: Any, inputs: ExampleInputs) -> bool:
     if not isinstance(value, torch.Tensor) or value.dim() != inputs.rank:
         return False
     images = images_of(inputs)
+    if _is_one_position(value, inputs) and not any(_is_one_position(i, inputs) for i in images):
+        return False
     return not images or not holds_ids(images[0]) or holds_ids(value)
+
+
+def _is_one_position(value: torch.Tensor, inputs: ExampleInputs) -> bool:
+    """Whether a tensor with the axes of an image has one position, whatever the input's size."""
+    return all(isinstance(n, int) and n == 1 for n in (value.shape[axis] for axis in inputs.space))
 
 
 def holds_ids(tensor: torch.Tensor) -> bool:

@@ -341,22 +341,31 @@ class Positions:
         return self.large.size(value.shape[0])
 
     def _layout(self, node: fx.Node, value: torch.Tensor | None) -> str | None:
-        """Channels first, where all that a node is given comes out with the axes of an image.
+        """Where channels lie, where all that a node is given comes out with the axes of an image.
 
         Pixels that a reshape makes channels of, or the other way round, change the level so, as do
         those that are repeated beside each other, and new memory into which a map is written part
         by part.
         """
-        if value is None or value.dim() != self.dimensions + 2:
+        if value is None or value.dim() not in (3, self.dimensions + 2):
             return None
         if self.growth == 1:
-            return "channels_first" if self.borders.is_resampled(node) else None
+            is_map = value.dim() == self.dimensions + 2
+            return "channels_first" if is_map and self.borders.is_resampled(node) else None
         small, large = (p.shape(value) for p in (self.small, self.large))
         if not (writes_into_new(node) or self._lays_out(node, small, large)):
             return None
-        fixed = small[:2] == large[:2] and large[0] == self.batch
-        like_an_image = fixed and self._grows_as_the_image(node, small[2:], large[2:])
-        return "channels_first" if like_an_image else None
+        if large[0] != self.batch:
+            return None
+        if len(large) < self.dimensions + 2:
+            tokens = small[2] == large[2] and self.is_in_blocks(node.all_input_nodes[0])
+            return "channels_last" if tokens else None
+        for layout, channel in (("channels_first", 1), ("channels_last", len(large) - 1)):
+            sides = [axis for axis in range(1, len(large)) if axis != channel]
+            grown = ([of[axis] for axis in sides] for of in (small, large))
+            if small[channel] == large[channel] and self._grows_as_the_image(node, *grown):
+                return layout
+        return None
 
     def _lays_out(self, node: fx.Node, small: Sequence[int], large: Sequence[int]) -> bool:
         """Whether all of a result is from one that had other axes, or fewer of its positions."""
@@ -397,6 +406,17 @@ class Positions:
             return True
         sizes = self.large.shape(value)
         return self._has_all(node, factor, (math.prod(sizes[2:]), math.prod(sizes[1:-1])))
+
+    def is_in_blocks(self, node: fx.Node) -> bool:
+        """Whether a result holds an image in blocks: axes of their own for what is in each."""
+        value = first_tensor(node)
+        if value is None or value.dim() <= self.dimensions + 2:
+            return False
+        small, large = (p.shape(value)[1:] for p in (self.small, self.large))
+        sides = [pair for pair in zip(small, large, strict=True) if pair[0] != pair[1]]
+        return len(sides) == self.dimensions and self._grows_as_the_image(
+            node, *zip(*sides, strict=True)
+        )
 
     def is_sequence(self, node: fx.Node, factor: float) -> bool:
         """Whether a result is a sequence of all positions of its level.

@@ -15,7 +15,7 @@ from weightscope.batches import read_inputs
 from weightscope.calls import is_complex, own_arguments, shapes, undisturbed
 from weightscope.errors import InputError, keyword
 from weightscope.graph.fixed import fixed_in
-from weightscope.graph.layouts import arranged, frames_of
+from weightscope.graph.layouts import arranged, frames_of, is_image
 from weightscope.graph.structure import ExampleInputs, Structure
 
 Painter = Callable[..., Tensor]
@@ -60,7 +60,7 @@ def synthetic_inputs(
     free_batch, free_sizes = _freedom(structure)
     leaves, spec = pytree.tree_flatten((inputs.args, dict(inputs.kwargs)))
     tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
-    pictures = [is_image(leaf, inputs.rank) for leaf in leaves]
+    pictures = [is_picture(leaf, inputs) for leaf in leaves]
     # beside an image of complex numbers, real ones are masks and maps of it
     if any(leaf.is_complex() and leaf.dim() == inputs.rank for leaf in tensors):
         raise InputError("no synthetic images are made of complex numbers")
@@ -107,7 +107,7 @@ def read_images(structure: Structure, images: Iterable[Any]) -> list[Any]:
     container = only if isinstance(only, list | tuple | Mapping) else None
     batches = read_inputs(images, structure.model, count, fixed.names, container)
     for index, batch in enumerate(batches):
-        if not any(is_image(x, inputs.rank) for x in pytree.tree_leaves(batch)):
+        if not any(is_picture(x, inputs) for x in pytree.tree_leaves(batch)):
             if is_complex(batch):
                 raise InputError(
                     f"batch {index} of {keyword('images')} holds complex numbers, for which no "
@@ -144,9 +144,9 @@ def _are_finite(values: Any) -> bool:
     return all(bool(x.isfinite().all()) for x in numbers)
 
 
-def is_image(value: Any, rank: int) -> bool:
-    """Whether an input is a batch of images with floating-point numbers."""
-    return isinstance(value, Tensor) and value.is_floating_point() and value.dim() == rank
+def is_picture(value: Any, inputs: ExampleInputs) -> bool:
+    """Whether what a network is called with is a batch of images with floating-point numbers."""
+    return is_image(value, inputs) and value.is_floating_point()
 
 
 def image_of(inputs: Any, structure: Structure) -> Tensor:
@@ -163,7 +163,7 @@ def image_of(inputs: Any, structure: Structure) -> Tensor:
 def images_of(inputs: Any, structure: Structure) -> list[Tensor]:
     """All images among what a network is called with."""
     leaves = pytree.tree_tensors(inputs)
-    return [leaf for leaf in leaves if is_image(leaf, structure.inputs.rank)]
+    return [leaf for leaf in leaves if is_picture(leaf, structure.inputs)]
 
 
 def all_channels(inputs: Any, structure: Structure) -> list[Tensor]:

@@ -26,7 +26,7 @@ from weightscope.errors import InputError, WeightscopeError, keyword
 from weightscope.graph.structure import Structure
 from weightscope.graph.vectors import comes_back_as_vectors
 from weightscope.probing.change import Figures, Floats, change_by_cut, decisive
-from weightscope.probing.inputs import Painter, is_image, read_images, synthetic_inputs
+from weightscope.probing.inputs import Painter, is_picture, read_images, synthetic_inputs
 from weightscope.probing.outputs import CoarserOutputs, certainty
 from weightscope.probing.stimuli import (
     between_zero_and_one,
@@ -314,7 +314,7 @@ class Stimuli:
         """Painted images, see `synthetic_inputs`."""
         inputs = synthetic_inputs(structure, painter, count, seed=seed, scale=scale)
         leaves, spec = pytree.tree_flatten(inputs)
-        places = [i for i, x in enumerate(leaves) if is_image(x, structure.inputs.rank)]
+        places = [i for i, x in enumerate(leaves) if is_picture(x, structure.inputs)]
         return cls(structure.model, leaves, spec, places)
 
     @property

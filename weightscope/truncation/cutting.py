@@ -6,7 +6,7 @@ import heapq
 import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import prod
+from math import log, prod
 from typing import Any, cast
 
 import torch
@@ -24,6 +24,7 @@ from weightscope.adapters.symbols import (
     read_size,
 )
 from weightscope.errors import TruncationError
+from weightscope.graph.layouts import images_of
 from weightscope.graph.nodes import argument, has_effect, operator_of
 from weightscope.graph.structure import Cut, Site, Structure
 from weightscope.truncation.bottleneck import Entry, Exit, format_of
@@ -113,7 +114,9 @@ def _sizes(structure: Structure, site: Site) -> tuple[Any, ...]:
 
     A vector is a map of one position.
 
-    One at their level comes first: what makes several tokens of one leaves its level that way.
+    One that holds as many at every size comes first, then one of the proportions of its level: a
+    number of channels may be what a side happens to be. Then one at their level: what makes several
+    tokens of one leaves its level that way.
     """
     nodes = {node.name: node for node in structure.graph.nodes}
     given = nodes[site.node].meta["val"].shape
@@ -132,16 +135,28 @@ def _sizes(structure: Structure, site: Site) -> tuple[Any, ...]:
             images += [(at_level, value.shape[2:]), (at_level, value.shape[1:-1])]
     images += [(True, grid) for node in structure.graph.nodes if (grid := _grid_of(node))]
     probes = _probes([tokens, *(size for _, sizes in images for size in sizes)])
-    for at_level, sizes in sorted(images, key=lambda found: not found[0]):
-        if prod(hint(s) for s in sizes) == hint(tokens) and (
-            at_level or all(prod(map(p.size, sizes)) == p.size(tokens) for p in probes)
-        ):
-            return tuple(sizes)
+    level = _at_the_example(structure, site.level)
+    found = []
+    for at_level, sizes in images:
+        follows = all(prod(map(p.size, sizes)) == p.size(tokens) for p in probes)
+        if prod(map(hint, sizes)) == hint(tokens) and (at_level or follows):
+            ratios = [log(hint(a) / b) for a, b in zip(sizes, level, strict=True)]
+            apart = round(max(ratios) - min(ratios), 3)
+            found.append(((not follows, apart, not at_level), tuple(sizes)))
+    if found:
+        return min(found, key=lambda one: one[0])[1]
     raise TruncationError(
         f"the positions of {site.node}, a sequence of {hint(tokens)} tokens, cannot be arranged as "
         "an image: no operation shows the height and width. Arrange them as an image"
         " in the forward before they leave"
     )
+
+
+def _at_the_example(structure: Structure, level: int) -> tuple[float, ...]:
+    """Sizes of a map of a level, as the reductions say for the example's image."""
+    inputs = structure.inputs
+    whole = (images_of(inputs)[0].shape[axis] for axis in inputs.space)
+    return tuple(size / part for size, part in zip(whole, structure.reductions[level], strict=True))
 
 
 def _grid_of(node: fx.Node) -> tuple[Any, ...]:
