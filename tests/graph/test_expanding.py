@@ -50,8 +50,9 @@ def expanded(x: Tensor, height: int, width: int) -> Tensor:
 class Expanding(nn.Module):
     """Nothing behind an expansion says where its positions lie, but a skip that is added."""
 
-    def __init__(self, tokens: bool, joined: bool) -> None:
+    def __init__(self, tokens: bool, joined: bool, held: bool) -> None:
         super().__init__()
+        self.table = nn.Parameter(torch.rand(4, 16, 24)) if held else 0
         block = Attention if tokens else Mixer
         self.tokens, self.joined = tokens, joined
         self.stem = nn.Conv2d(3, 4, 2, 2)
@@ -70,7 +71,7 @@ class Expanding(nn.Module):
         return torch.cat([x, skip], -1) if self.joined else x + skip
 
     def forward(self, image: Tensor) -> Tensor:
-        x = self.stem(image).permute(0, 2, 3, 1)
+        x = (self.stem(image) + self.table).permute(0, 2, 3, 1)
         height, width = x.shape[1:3]
         first = self.down0(self.laid(x))
         second = self.down1(self.laid(self.merge1(merged(first, height, width))))
@@ -80,11 +81,15 @@ class Expanding(nn.Module):
         return self.head(x.reshape(len(x), height, width, -1).permute(0, 3, 1, 2))
 
 
+@pytest.mark.parametrize("held", [False, True], ids=["free", "held"])
 @pytest.mark.parametrize("joined", [False, True], ids=["added", "joined"])
 @pytest.mark.parametrize("tokens", [False, True], ids=["maps", "tokens"])
-def test_what_follows_an_expansion_lies_where_it_lays_positions(tokens: bool, joined: bool) -> None:
+def test_what_follows_an_expansion_lies_where_it_lays_positions(
+    tokens: bool, joined: bool, held: bool
+) -> None:
     torch.manual_seed(0)
-    structure = read_structure(Expanding(tokens, joined).eval(), torch.rand(2, 3, 32, 48))
+    model = Expanding(tokens, joined, held).eval()
+    structure = read_structure(model, torch.rand(2, 3, 32, 48))
     assert structure.reductions == ((1, 1), (2, 2), (4, 4), (8, 8))
     stages = {
         layer.partition(".")[0]: stage.name for stage in structure.stages for layer in stage.layers

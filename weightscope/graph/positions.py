@@ -17,6 +17,7 @@ from weightscope.graph.operators import SAMPLES, facts
 from weightscope.graph.writes import writes_into_new
 from weightscope.thresholds import LEVEL_RATIO
 
+_STRETCHED = 1.1  # of two sides, beyond what padding to a window adds to one
 _INVERSE_TRANSFORMS = tuple(
     f"aten::fft_{name}" for name in ("ifft", "ifft2", "ifftn", "irfft", "irfft2", "irfftn")
 )
@@ -350,15 +351,17 @@ class Positions:
         if value is None or value.dim() not in (3, self.dimensions + 2):
             return None
         if self.growth == 1:
-            is_map = value.dim() == self.dimensions + 2
-            return "channels_first" if is_map and self.borders.is_resampled(node) else None
+            if value.dim() == self.dimensions + 2 and self.borders.is_resampled(node):
+                return "channels_first"
+            return self._of_blocks(node, [*map(hint, value.shape)])
         small, large = (p.shape(value) for p in (self.small, self.large))
         if not (writes_into_new(node) or self._lays_out(node, small, large)):
             return None
         if large[0] != self.batch:
             return None
         if len(large) < self.dimensions + 2:
-            tokens = small[2] == large[2] and self.is_in_blocks(node.all_input_nodes[0])
+            given = _only_one(node)
+            tokens = small[2] == large[2] and given is not None and self.is_in_blocks(given)
             return "channels_last" if tokens else None
         for layout, channel in (("channels_first", 1), ("channels_last", len(large) - 1)):
             sides = [axis for axis in range(1, len(large)) if axis != channel]
@@ -367,12 +370,41 @@ class Positions:
                 return layout
         return None
 
+    def _of_blocks(self, node: fx.Node, made: Sequence[int]) -> str | None:
+        """The layout of what blocks of positions are laid out as, where the image has one size.
+
+        Sides of the image's proportions show which axes they are; None where two ways fit.
+        """
+        given = _only_one(node)
+        blocked = None if given is None else first_tensor(given)
+        if blocked is None or blocked.dim() != 2 * self.dimensions + 2:
+            return None
+        batch, *blocks = map(hint, blocked.shape)
+        if batch != made[0] or math.prod(blocks) != math.prod(made[1:]):
+            return None
+        if len(made) == 3:  # tokens: of each side the number of blocks, then how many are in each
+            tokens = (
+                blocks[: self.dimensions],
+                [*map(math.prod, zip(blocks[::2], blocks[1::2], strict=False))],
+            )
+            fits = [s for s in tokens if math.prod(s[: self.dimensions]) == made[1]]
+            is_last = any(self._stretched(s[: self.dimensions]) < _STRETCHED for s in fits)
+            return "channels_last" if is_last else None
+        ways = {"channels_first": made[2:], "channels_last": made[1:-1]}
+        found = [way for way, sides in ways.items() if self._stretched(sides) < _STRETCHED]
+        return found[0] if len(found) == 1 else None
+
+    def _stretched(self, sides: Sequence[int]) -> float:
+        """How much more of the image's size one side has than another; 1 where all have as much."""
+        shares = [side / size for size, side in zip(self.sizes, sides, strict=True)]
+        return max(shares) / min(shares) if min(shares) else math.inf
+
     def _lays_out(self, node: fx.Node, small: Sequence[int], large: Sequence[int]) -> bool:
         """Whether all of a result is from one that had other axes, or fewer of its positions."""
-        given = [tensor_of(n) for n in node.all_input_nodes if not is_size(n)]
-        if len(given) != 1 or given[0] is None:
+        given = _only_one(node)
+        before = None if given is None else tensor_of(given)
+        if before is None:
             return False
-        before = given[0]
         if before.dim() == len(large):
             last = _repeats(node) and not any(map(_repeats, node.users))  # one side after another
             return last and self.large.shape(before)[:2] == large[:2]
@@ -451,9 +483,15 @@ class Positions:
         lost = int(value is not None and self._is_slice(node, value))
         if value is None or value.dim() + lost != self.dimensions + 2:
             return None
-        sizes, before = (p.shape(value)[2:] for p in (self.large, self.small))
-        if not lost and factor is not None and not self._has_all(node, factor, [math.prod(sizes)]):
-            return None
+        large, small = (p.shape(value) for p in (self.large, self.small))
+        sizes, before = large[2:], small[2:]
+        if not lost and factor is not None:
+            pairs = ((large[2:], small[2:]), (large[1:-1], small[1:-1]))
+            fit = [pair for pair in pairs if self._has_all(node, factor, [math.prod(pair[0])])]
+            if not fit:
+                return None
+            # channels may be as many as a side has positions
+            sizes, before = min(fit, key=lambda pair: self._stretched(pair[0]))
         if 0 in sizes:
             return None
         shares = (self._depths if self.slices else self.borders).shares(node)
@@ -475,6 +513,12 @@ class Positions:
         if self.dimensions != 3 or value.dim() != self.dimensions + 1:
             return False
         return self.slices or facts(operator_of(node)).layout == "channels_first"
+
+
+def _only_one(node: fx.Node) -> fx.Node | None:
+    """What a result is made from, where that is one tensor and sizes."""
+    given = [n for n in node.all_input_nodes if not is_size(n)]
+    return given[0] if len(given) == 1 else None
 
 
 def _repeats(node: fx.Node) -> bool:
