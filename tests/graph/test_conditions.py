@@ -98,3 +98,33 @@ def test_a_guessed_noise_level_fits_several_images(kind: type[nn.Module]) -> Non
     analysis = ws.analyze(Named())
     small = analysis.proposals[0].build().module
     assert small(torch.rand(3, 3, 64, 32), torch.rand(3, 1, 1, 1)).shape == (3, 1, 64, 32)
+
+
+class Undersampled(nn.Module):
+    """An image, and which of its columns were measured: one row for all rows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = Small(4, 1)
+
+    def forward(self, image: Tensor, columns: Tensor) -> Tensor:
+        maps = columns.expand(-1, -1, image.shape[2], -1)
+        return self.net(torch.cat([image * columns, maps], 1))
+
+
+def test_a_mask_of_columns_is_no_image_and_follows_its_size() -> None:
+    torch.manual_seed(0)
+    example = torch.rand(2, 3, 32, 48), (torch.rand(2, 1, 1, 48) > 0.5).float()
+    structure = read_structure(Undersampled().eval(), example)
+    assert structure.reductions == ((1, 1), (2, 2))
+    assert _small(structure)(torch.rand(3, 3, 64, 32), torch.ones(3, 1, 1, 32)).shape[2:] == (
+        64,
+        32,
+    )
+
+    def paint(images: int, channels: int, sizes: Any, seed: int) -> Tensor:
+        return torch.zeros(images, channels, *sizes)
+
+    image, columns = synthetic_inputs(structure, paint, 4, seed=0, scale=2.0)
+    assert columns.shape == (4, 1, 1, image.shape[3])
+    assert set(columns.unique().tolist()) <= {0.0, 1.0}

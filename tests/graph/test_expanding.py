@@ -136,3 +136,56 @@ def test_channels_that_are_what_a_side_happens_to_be_are_no_side(held: bool) -> 
     small = build(structure, make_plan(structure, cut, width=4)).module
     for height, width in ((64, 48), *(((48, 64), (128, 128)) if not held else ())):
         assert small(torch.rand(3, 3, height, width)).shape == (3, 2, height, width)
+
+
+class Wavelets(nn.Module):
+    """Haar wavelets down, and up by writing into new memory; a residual block follows each."""
+
+    class Block(nn.Module):
+        def __init__(self, width: int) -> None:
+            super().__init__()
+            self.look, self.mix = nn.Conv2d(width, width, 3, padding=1), nn.Conv2d(width, width, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x + self.mix(self.look(x).relu())
+
+    def __init__(self, like: bool) -> None:
+        super().__init__()
+        self.like = like
+        self.top, self.down = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(16, 8, 3, padding=1)
+        self.deep = nn.Conv2d(32, 32, 3, padding=1)
+        self.up1, self.wide, self.up0 = self.Block(8), nn.Conv2d(8, 16, 1), self.Block(4)
+        self.head = nn.Conv2d(4, 2, 1)
+
+    def apart(self, x: Tensor) -> Tensor:
+        return torch.cat([x[:, :, row::2, column::2] for row in (0, 1) for column in (0, 1)], 1)
+
+    def together(self, x: Tensor) -> Tensor:
+        parts = x.chunk(4, 1)
+        batch, channels, height, width = parts[0].shape
+        if self.like:
+            made = torch.zeros_like(parts[0].repeat(1, 1, 2, 2))
+        else:
+            made = torch.zeros(batch, channels, 2 * height, 2 * width)
+        made[:, :, 0::2, 0::2] = parts[0] - parts[1]
+        made[:, :, 1::2, 0::2] = parts[0] + parts[1]
+        made[:, :, 0::2, 1::2] = parts[2] - parts[3]
+        made[:, :, 1::2, 1::2] = parts[2] + parts[3]
+        return made
+
+    def forward(self, image: Tensor) -> Tensor:
+        top = self.top(image)
+        middle = self.down(self.apart(top))
+        x = self.deep(self.apart(middle)).relu()
+        x = self.up1(self.together(x) + middle)
+        return self.head(self.up0(self.together(self.wide(x)) + top))
+
+
+@pytest.mark.parametrize("like", [False, True])
+def test_what_follows_a_map_that_is_written_pixel_by_pixel_lies_there(like: bool) -> None:
+    torch.manual_seed(0)
+    structure = read_structure(Wavelets(like).eval(), torch.rand(2, 3, 32, 48))
+    assert structure.reductions == ((1, 1), (2, 2), (4, 4))
+    stages = {layer: stage.name for stage in structure.stages for layer in stage.layers}
+    assert stages["up1.look"] == "decoder 1"
+    assert stages["up0.look"] == stages["up0.mix"] == "decoder 0"

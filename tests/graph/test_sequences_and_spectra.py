@@ -230,3 +230,26 @@ def test_vectors_beside_a_signal_are_no_signal(how: str) -> None:
     given = torch.randn(2, 2, 96), torch.randn(2, 7, 5)
     assert variant.module.eval()(*given).shape == model(*given).shape
     assert verify(variant, sizes=[given], export=False).failures == ()
+
+
+class InFourier(nn.Module):
+    """Works on images whose complex numbers are two channels, and returns their spectrum."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = Small(2)
+
+    def forward(self, spectrum: Tensor) -> Tensor:
+        x = torch.view_as_real(torch.fft.ifft2(torch.view_as_complex(spectrum.contiguous())))
+        batch, coils, height, width, _ = x.shape
+        made = self.net(x.permute(0, 4, 1, 2, 3).reshape(batch, 2 * coils, height, width))
+        made = made.view(batch, 2, coils, height, width).permute(0, 2, 3, 4, 1).contiguous()
+        return torch.view_as_real(torch.fft.fft2(torch.view_as_complex(made.contiguous())))
+
+
+def test_one_image_alone_is_laid_in_order_as_several_are() -> None:
+    torch.manual_seed(0)
+    model = InFourier().eval()
+    structure = read_structure(model, torch.rand(2, 1, 32, 48, 2))
+    alone = torch.rand(1, 1, 64, 32, 2)
+    torch.testing.assert_close(rebuild(structure)(alone), model(alone))

@@ -27,6 +27,7 @@ from torch.utils.checkpoint import CheckpointFunction
 from weightscope.adapters import pytree
 from weightscope.adapters.constants import asking_line
 from weightscope.adapters.dispatch import FakeTensor
+from weightscope.adapters.rewriting import Table
 from weightscope.adapters.shapes import places_of_shapes
 from weightscope.adapters.switches import Shared, module_named
 from weightscope.restoring import Cleanup, finished
@@ -60,6 +61,15 @@ if hasattr(os, "register_at_fork"):
         after_in_parent=EXPORTING.release,
         after_in_child=EXPORTING.release,
     )
+
+
+def _in_order(go_on: Callable[..., Any], tensor: Tensor, *args: Any, **kwargs: Any) -> Any:
+    given = dict(zip(("memory_format",), args, strict=False), **kwargs)
+    return torch.ops.aten.contiguous.default(tensor, **given)
+
+
+IN_ORDER: Table = {Tensor.contiguous: _in_order}
+"""Traces ``contiguous`` also where a tensor lies in order: of one image it may lie otherwise."""
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from weightscope.copies import deep_copy
 from weightscope.errors import InputError
 from weightscope.graph.capture import throwaway_copy
 from weightscope.graph.fixed import fixed_in
-from weightscope.graph.layouts import images_of, is_image
+from weightscope.graph.layouts import images_of, sides_of
 from weightscope.graph.memory import advance, changed, state_of
 from weightscope.graph.running import GraphRun, SameDraws
 from weightscope.graph.structure import ExampleInputs, Structure
@@ -423,34 +423,40 @@ def _from_small_to_given(structure: Structure) -> Iterator[ExampleInputs]:
 def _halved(inputs: ExampleInputs, times: int) -> ExampleInputs:
     """The same call with the first corner of every image."""
 
-    def corner(image: Tensor) -> Tensor:
-        for axis in inputs.space:
+    def corner(image: Tensor, sides: tuple[int, ...]) -> Tensor:
+        for axis in sides:
             image = image.narrow(axis, 0, image.shape[axis] >> times)
         return image.contiguous()
 
-    return _with_images(inputs, corner)
+    return _along_sides(inputs, corner)
 
 
 def resized(inputs: ExampleInputs, sizes: Sequence[int]) -> ExampleInputs:
     """The same call with every image cropped, or repeated, to some sizes."""
+    along = dict(zip(inputs.space, sizes, strict=True))
 
-    def cut(image: Tensor) -> Tensor:
-        for axis, size in zip(inputs.space, sizes, strict=True):
+    def cut(image: Tensor, sides: tuple[int, ...]) -> Tensor:
+        for axis, size in ((axis, along[axis]) for axis in sides):
             positions = torch.arange(size, device=image.device) % image.shape[axis]
             image = image.index_select(axis, positions)
         return image
 
-    return _with_images(inputs, cut)
+    return _along_sides(inputs, cut)
 
 
 def _turned(inputs: ExampleInputs) -> ExampleInputs:
     """The same call with every image upside down."""
-    return _with_images(inputs, lambda image: image.flip(inputs.space))
+    return _along_sides(inputs, lambda image, sides: image.flip(sides))
 
 
-def _with_images(inputs: ExampleInputs, change: Callable[[Tensor], Tensor]) -> ExampleInputs:
+def _along_sides(
+    inputs: ExampleInputs, change: Callable[[Tensor, tuple[int, ...]], Tensor]
+) -> ExampleInputs:
+    """The same call with everything changed that has the image's positions along some sides."""
+
     def changed_one(value: Any) -> Any:
-        return change(value) if is_image(value, inputs) else value
+        sides = sides_of(value, inputs)
+        return change(value, sides) if sides else value
 
     args, kwargs = pytree.tree_map(changed_one, (inputs.args, dict(inputs.kwargs)))
     return replace(inputs, args=args, kwargs=kwargs)

@@ -38,6 +38,7 @@ from weightscope.adapters.texts import free_keys
 from weightscope.adapters.tracing import (
     EXPORT_LOGGER,
     EXPORTING,
+    IN_ORDER,
     SIZES_LOGGER,
     Budget,
     Failures,
@@ -56,7 +57,7 @@ from weightscope.calls import random_state
 from weightscope.copies import deep_copy
 from weightscope.errors import StructureError, shown
 from weightscope.graph.gradients import HooksAside
-from weightscope.graph.layouts import is_image
+from weightscope.graph.layouts import is_image, sides_of
 from weightscope.graph.nodes import argument, is_size, operator_of, tensor_of
 from weightscope.graph.operators import facts
 from weightscope.graph.pools import FREE_DRAWS, FREE_SIZES, FittedPads
@@ -315,7 +316,8 @@ class _Tracer:
                 hooks.enter_context(context)
             # the last is asked first: what is given sizes, then windows that are numbers
             sizes_given = FREE_POOLS, FREE_SIZES, FREE_DRAWS, FittedPads().table()
-            rewriting = Rewriting(HooksAside().table(), *sizes_given, WHOLE_RECURRENCES)
+            others = HooksAside().table(), IN_ORDER
+            rewriting = Rewriting(*others, *sizes_given, WHOLE_RECURRENCES)
             for mode in (Failures(self.budget), rewriting):
                 hooks.enter_context(mode)
             hooks.enter_context(watched_functions(self._function))
@@ -563,10 +565,11 @@ def _dynamic_shapes(
         if not isinstance(value, torch.Tensor) or sizes == "fixed":
             return None
         vary = range(value.dim()) if sizes == "symbolic" else range(min(1, value.dim()))
-        channels = inputs.channels if is_image(value, inputs) else 1
+        sides = sides_of(value, inputs)
+        channels = inputs.channels if sides else 1
         # a number in a tensor has none, and an empty dict would be left out below
         held = {channels} if value.dim() > 2 else set()
-        if is_image(value, inputs):
+        if sides:
             held.add(inputs.held)
         return {axis: free(place, axis) for axis in vary if axis not in held} or None
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from weightscope.adapters import pytree
+from weightscope.adapters.symbols import is_symbolic
 from weightscope.errors import InputError, keyword
 from weightscope.graph.structure import SPATIAL, ExampleInputs
 
@@ -346,6 +347,7 @@ __all__ = [
     "layout_of_ids",
     "letters_of",
     "parse_layout",
+    "sides_of",
     "usual",
 ]
 
@@ -353,30 +355,48 @@ __all__ = [
 def images_of(inputs: ExampleInputs) -> list[torch.Tensor]:
     """The images among what a model is called with: tensors of as many axes as an image has.
 
-    Where the first of them holds ids, no other numbers are an image: texts, features. One of a
-    single position beside larger ones is a vector (a noise level, a style) that has their axes.
+    Those of one position along a side beside larger ones are none: a noise level or a style that
+    has an image's axes, a mask of rows. Where the first of the others holds ids, no other numbers
+    are an image: texts, features.
     """
     tensors = pytree.tree_tensors((inputs.args, dict(inputs.kwargs)))
     ranked = [tensor for tensor in tensors if tensor.dim() == inputs.rank]
-    ranked = [tensor for tensor in ranked if not _is_one_position(tensor, inputs)] or ranked
+    longest = [max((t.shape[axis] for t in ranked), default=1) for axis in inputs.space]
+    whole = [
+        tensor
+        for tensor in ranked
+        if not any(
+            tensor.shape[axis] == 1 < n for axis, n in zip(inputs.space, longest, strict=True)
+        )
+    ]
+    ranked = whole or ranked
     if not ranked or not holds_ids(ranked[0]):
         return ranked
     return [tensor for tensor in ranked if holds_ids(tensor)]
 
 
+def sides_of(value: Any, inputs: ExampleInputs) -> tuple[int, ...]:
+    """Along which axes an argument, or what stands for it in a trace, has the image's positions.
+
+    All sides of an image, some of a mask of rows, none of what has other axes.
+    """
+    if not isinstance(value, torch.Tensor) or value.dim() != inputs.rank:
+        return ()
+    images = images_of(inputs)
+    if images and holds_ids(images[0]) and not holds_ids(value):
+        return ()
+    return tuple(
+        axis
+        for axis in inputs.space
+        if is_symbolic(size := value.shape[axis])
+        or size != 1
+        or any(image.shape[axis] == 1 for image in images)
+    )
+
+
 def is_image(value: Any, inputs: ExampleInputs) -> bool:
     """Whether an argument, or what stands for it in a trace, is one of the images."""
-    if not isinstance(value, torch.Tensor) or value.dim() != inputs.rank:
-        return False
-    images = images_of(inputs)
-    if _is_one_position(value, inputs) and not any(_is_one_position(i, inputs) for i in images):
-        return False
-    return not images or not holds_ids(images[0]) or holds_ids(value)
-
-
-def _is_one_position(value: torch.Tensor, inputs: ExampleInputs) -> bool:
-    """Whether a tensor with the axes of an image has one position, whatever the input's size."""
-    return all(isinstance(n, int) and n == 1 for n in (value.shape[axis] for axis in inputs.space))
+    return bool(inputs.space) and sides_of(value, inputs) == inputs.space
 
 
 def holds_ids(tensor: torch.Tensor) -> bool:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from weightscope.adapters import pytree
-from weightscope.graph.layouts import images_of, is_image
+from weightscope.graph.layouts import images_of, is_image, sides_of
 from weightscope.graph.structure import ExampleInputs
 from weightscope.graph.trial import Trial
 
@@ -26,9 +26,10 @@ def at_another_size(
     """The same call with every image larger by a factor, and by some pixels, along some axes."""
 
     def scaled(value: Any) -> Any:
-        if not is_image(value, inputs):
+        sides = sides_of(value, inputs)
+        if not sides:
             return value
-        space = inputs.space if along is None else along
+        space = sides if along is None else set(sides).intersection(along)
         sizes = [int(n * factor) + more if d in space else n for d, n in enumerate(value.shape)]
         # nobody reads its numbers, and memory that nobody touches costs nothing
         return value.new_empty(sizes)
@@ -41,10 +42,10 @@ def cropped(inputs: ExampleInputs, times: int) -> ExampleInputs:
     """The same call with every side of each image so many times shorter."""
 
     def corner(value: Any) -> Any:
-        space = inputs.space if is_image(value, inputs) else ()
-        for axis in space:
+        sides = sides_of(value, inputs)
+        for axis in sides:
             value = value.narrow(axis, 0, value.shape[axis] // times)
-        return value.clone() if space else value
+        return value.clone() if sides else value
 
     args, kwargs = pytree.tree_map(corner, (inputs.args, dict(inputs.kwargs)))
     return replace(inputs, args=args, kwargs=kwargs)

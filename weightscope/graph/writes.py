@@ -65,7 +65,8 @@ def _families(graph: fx.Graph) -> dict[fx.Node, list[fx.Node]]:
 def writes_into_new(node: fx.Node) -> bool:
     """Whether a node shows memory that was new, with one or more parts of it written.
 
-    A part is without gaps: rows that are written every second lie between others of their level.
+    A part is without gaps, or has some along every side, as one of the four that a finer map is
+    made of: rows that are written every second lie between others of their level.
     """
     if node.target is not AFTER:
         return False
@@ -74,12 +75,11 @@ def writes_into_new(node: fx.Node) -> bool:
         source = before
     while write.target is BOUNDARY:
         write = cast(fx.Node, write.args[0])
-    part = _written(write)
+    part, gaps = _written(write), 0
     while part is not None and part.target is not AFTER:
-        if argument(part, "step") not in (None, 1):
-            return False
+        gaps += argument(part, "step") not in (None, 1)
         part = _looked_into(part)
-    return operator_of(source).startswith(_NEW)
+    return gaps in (0, node.meta["val"].dim() - 2) and operator_of(source).startswith(_NEW)
 
 
 _NEW = tuple(f"aten::{made}" for made in ("empty", "zeros", "ones", "full", "new_"))

@@ -15,7 +15,7 @@ from weightscope.batches import read_inputs
 from weightscope.calls import is_complex, own_arguments, shapes, undisturbed
 from weightscope.errors import InputError, keyword
 from weightscope.graph.fixed import fixed_in
-from weightscope.graph.layouts import arranged, frames_of, is_image
+from weightscope.graph.layouts import arranged, frames_of, is_image, sides_of
 from weightscope.graph.structure import ExampleInputs, Structure
 
 Painter = Callable[..., Tensor]
@@ -77,14 +77,25 @@ def synthetic_inputs(
             channels = 1 if inputs.channels is None else leaf.shape[inputs.channels]
             image = paint(count, channels, sizes, seed=seed + 1000 * index).to(leaf)
             made.append(arranged(image, inputs.layout, frames_of(leaf.shape, inputs.layout)))
-        elif isinstance(leaf, Tensor) and leaf.dim() and len(leaf) == len(first):
-            made.append(leaf[torch.arange(count, device=leaf.device) % len(leaf)])
+        elif isinstance(leaf, Tensor) and leaf.dim():
+            rows = count if len(leaf) == len(first) else len(leaf)
+            leaf = leaf[torch.arange(rows, device=leaf.device) % len(leaf)]
+            made.append(_stretched(leaf, sides_of(leaf, inputs), factor))
         else:
             made.append(leaf)
     args, kwargs = pytree.tree_unflatten(made, spec)
     if args and kwargs:
         raise InputError("the network mixes positional and keyword inputs")
     return kwargs or tuple(args)
+
+
+def _stretched(value: Tensor, sides: Sequence[int], factor: float) -> Tensor:
+    """What has an image's positions along some sides, as of an image so many times as large."""
+    for axis in sides:
+        size = max(1, round(value.shape[axis] * factor))
+        places = torch.arange(size, device=value.device) * value.shape[axis] // size
+        value = value.index_select(axis, places)
+    return value
 
 
 def read_images(structure: Structure, images: Iterable[Any]) -> list[Any]:
