@@ -42,7 +42,8 @@ def corrected(
         vectors: What queries say, which has none.
         weights: Names of the nodes that hold weights.
     """
-    found = {**factor, **_where_resized_to(images[1:], factor)}
+    found = {**factor, **_where_weights_are_shared(images, factor, weights)}
+    found |= _where_resized_to(images[1:], found)
     found |= _where_queries_lie(factor, told)
     found |= _where_sides_grow_in_turn(factor, told, reader, weights)
     found |= _where_columns_are_tiles(factor, told, reader)
@@ -50,6 +51,46 @@ def corrected(
     found |= _where_parts_are_written(factor, told)
     laid = {node: own for node, own in found.items() if node not in vectors}
     return found | _where_images_lie_together(laid, told, images, reader)
+
+
+def _where_weights_are_shared(
+    images: Sequence[fx.Node], factor: Mapping[fx.Node, float], weights: Set[str]
+) -> dict[fx.Node, float]:
+    """P_input / P of what is made of one image whose first layers are the largest one's: its own.
+
+    A template beside a search region, or a style beside an image, may have any size.
+
+    Args:
+        images: The inputs, the largest first.
+        factor: P_input / P of each node.
+        weights: Names of the nodes that hold weights.
+    """
+    others = [image for image in images if factor[image] != factor[images[0]]]
+    first = _first_weights(images[0], weights) if others else set()
+    others = [image for image in others if first & _first_weights(image, weights)]
+    of_one: dict[fx.Node, fx.Node | None] = {image: image for image in images}
+    for node in factor if others else ():
+        given = {of_one.get(n) for n in node.all_input_nodes if n in factor}
+        of_one.setdefault(node, given.pop() if len(given) == 1 else None)
+    return {
+        node: own / factor[image]
+        for node, own in factor.items()
+        if (image := of_one.get(node)) is not None and image in others
+    }
+
+
+def _first_weights(image: fx.Node, weights: Set[str]) -> set[str]:
+    """Names of the weights that an image meets first on its ways."""
+    found: set[str] = set()
+    seen, waiting = {image}, [image]
+    while waiting:
+        for user in waiting.pop().users:
+            if user not in seen:
+                seen.add(user)
+                own = weights & {n.name for n in user.all_input_nodes}
+                found |= own
+                waiting += [] if own else [user]
+    return found
 
 
 def _where_resized_to(

@@ -195,15 +195,12 @@ def _ratio(a: Any, b: Any, probes: Sequence[Probe]) -> float:
 
 
 def _of_two_inputs(a: Any, b: Any) -> bool:
-    """Whether two sizes follow different inputs of different sizes: an image, a map at its bottom.
+    """Whether two sizes follow different inputs: an image, a map at its bottom, another image.
 
-    Nothing but the example tells how these belong together.
+    Nothing but the example tells how these belong together, and they may be alike in it alone.
     """
     of_a, of_b = free_symbols([a]), free_symbols([b])
-    if not of_a or not of_b or of_a & of_b:
-        return False
-    (probe, *_) = _probes([a, b])
-    return probe.size(a) * hint(b) != probe.size(b) * hint(a)
+    return bool(of_a and of_b) and not of_a & of_b
 
 
 def _same(a: Any, b: Any, probes: Sequence[Probe]) -> bool:
