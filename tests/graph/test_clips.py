@@ -145,3 +145,34 @@ def test_frames_among_the_channels_are_resized_at_their_level() -> None:
     for cut in structure.cuts:
         variant = build(structure, make_plan(structure, cut, width=4)).module.eval()
         assert variant(x).shape == x.shape
+
+
+class FramesFirst(nn.Module):
+    """Takes (batch, frames, channels, height, width), and has fewer frames below."""
+
+    def __init__(self, *, one_by_one: bool) -> None:
+        super().__init__()
+        self.one_by_one = one_by_one
+        self.stem = nn.Conv2d(3, 4, 3, padding=1) if one_by_one else nn.Conv3d(3, 4, 3, padding=1)
+        self.down, self.up = nn.Conv3d(4, 8, 3, 2, 1), nn.Conv3d(12, 4, 3, padding=1)
+
+    def forward(self, clip: Tensor) -> Tensor:
+        if self.one_by_one:
+            top = self.stem(clip.flatten(0, 1)).unflatten(0, clip.shape[:2]).transpose(1, 2)
+        else:
+            top = self.stem(clip.transpose(1, 2))
+        deep = F.interpolate(self.down(top.relu()).relu(), scale_factor=2.0)
+        return self.up(torch.cat([deep, top], 1)).transpose(1, 2)
+
+
+@pytest.mark.parametrize("one_by_one", [False, True])
+def test_frames_that_get_fewer_are_a_side(one_by_one: bool) -> None:
+    torch.manual_seed(0)
+    model, clip = FramesFirst(one_by_one=one_by_one).eval(), torch.randn(2, 8, 3, 16, 32)
+    structure = read_structure(model, clip)
+    assert structure.inputs.layout == "NDCHW"
+    assert structure.reductions == ((1, 1, 1), (2, 2, 2))
+    small = build(structure, make_plan(structure, structure.cuts[0], width=4)).module
+    assert small(torch.randn(1, 12, 3, 32, 16)).shape == (1, 12, 4, 32, 16)
+    with pytest.raises(InputError, match="strides over them as over a side: give layout='NDCHW'"):
+        read_structure(model, clip, layout="NTCHW")

@@ -19,9 +19,10 @@ from weightscope.adapters.symbols import (
     multiple,
 )
 from weightscope.graph.capture import Capture
-from weightscope.graph.nodes import first_tensor, operator_of, tensor_of
+from weightscope.graph.nodes import argument, first_tensor, operator_of, tensor_of
 from weightscope.graph.operators import Operator, facts
 from weightscope.graph.pieces import windows
+from weightscope.graph.structure import ExampleInputs
 
 
 def image_inputs(capture: Capture) -> list[fx.Node]:
@@ -142,6 +143,23 @@ def works_on_pieces(capture: Capture, dimensions: int) -> bool:
 def has_maps_of_slices(capture: Capture) -> bool:
     """Whether kernels work on maps of two sides: slices of volumes, frames of clips."""
     return bool(_maps_of_kernels(capture, 2))
+
+
+def strides_over_frames(capture: Capture, inputs: ExampleInputs) -> bool:
+    """Whether kernels take fewer of a clip's frames, as along a side of an image.
+
+    Several are left: of one, what comes before was joined to an image.
+    """
+    rank = inputs.dimensions + 3
+    if inputs.frames is None:
+        return False
+    for node in capture.nodes:
+        value, stride = tensor_of(node), argument(node, "stride")
+        three = facts(operator_of(node)).kernel and value is not None and value.dim() == rank
+        first = stride[0] if isinstance(stride, list | tuple) and stride else 1
+        if three and first != 1 and value is not None and hint(value.shape[2]) > 1:
+            return True
+    return False
 
 
 def takes_slices_apart(capture: Capture, image: fx.Node) -> bool:

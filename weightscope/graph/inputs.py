@@ -210,6 +210,16 @@ def _of_signals(
     return "NL" if 1.75 < grown < 2.25 and {*same} == {1.0} else ""
 
 
+def _of_slices(image: Tensor, given: tuple[tuple[int, ...], int] | None) -> str:
+    """The layout of volumes whose slices the first layer is given; empty where it is the usual one.
+
+    Channels may lie behind the slices, as they do in clips.
+    """
+    if given is None or image.shape[1] == given[0][1]:
+        return ""
+    return infer_layout(image.shape, given).replace("T", "D")
+
+
 def _told_apart(trial: Trial, inputs: ExampleInputs, image: Tensor, layout: str) -> str:
     """The layout of a clip with as many frames as channels: of channels no forward takes more."""
     frames, channels = layout.find("T"), layout.find("C")
@@ -257,6 +267,7 @@ def _laid_out(trial: Trial, inputs: ExampleInputs, layout: str | None) -> Exampl
         layout = _told_apart(trial, inputs, image, layout)
         layout = layout or _frame_by_frame(trial, inputs, image, first)
         layout = layout or _of_signals(trial, inputs, image, first)
+        layout = layout or _of_slices(image, trial.slices(inputs))
         if not layout and has_batch_elsewhere(image.shape, first):
             raise InputError(
                 f"the first convolution of {trial.name} takes another axis of"

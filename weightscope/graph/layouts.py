@@ -91,6 +91,11 @@ class FirstLayer(TorchFunctionMode):
     ids: tuple[int, ...] | None = None
     halves_depth = False
 
+    @property
+    def of_slices(self) -> bool:
+        """Whether it is given the slices of volumes one by one."""
+        return self.halves_depth and self.given is not None and self.given[1] == 2
+
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:

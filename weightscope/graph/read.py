@@ -50,7 +50,7 @@ from weightscope.graph.coarsen import coarsen
 from weightscope.graph.cuts import read_cuts
 from weightscope.graph.fixed import fixed_in, values_note
 from weightscope.graph.gradients import hooked_modules
-from weightscope.graph.growing import image_inputs
+from weightscope.graph.growing import image_inputs, strides_over_frames
 from weightscope.graph.inputs import declared_inputs, passing, takes_no_more
 from weightscope.graph.layouts import images_of
 from weightscope.graph.lengths import with_lengths
@@ -378,6 +378,15 @@ def _prepared(model: nn.Module, observer: str) -> StructureError:
     )
 
 
+def _refuse_frames_that_get_fewer(trial: Trial, captured: Capture, inputs: ExampleInputs) -> None:
+    if strides_over_frames(captured, inputs):
+        raise InputError(
+            f"by {keyword('layout', repr(inputs.layout))} frames are images one beside the other,"
+            f" but a layer of {trial.name} strides over them as over a side: give"
+            f" {keyword('layout', repr(inputs.layout.replace('T', 'D')))}"
+        )
+
+
 @old_garbage_waits()
 def _read(
     trial: Trial,
@@ -394,6 +403,7 @@ def _read(
     model = trial.original
     inputs, read_at, captured = taken or captured_with(trial, example_inputs, layout, holds_frames)
     require_followed(captured.program, trial.name)
+    _refuse_frames_that_get_fewer(trial, captured, inputs)
     turned, stopped = captured.turned, captured.stopped
     captured, levels, fixed = at_all_sizes(trial, inputs, read_at, captured)
     fixed |= at_one_size

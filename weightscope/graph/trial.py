@@ -116,8 +116,12 @@ class Trial:
         None where that tells nothing: it is given the slices of volumes.
         """
         seen = self._looked_at(inputs)
-        of_slices = seen.halves_depth and seen.given is not None and seen.given[1] == 2
-        return None if of_slices else seen.given
+        return None if seen.of_slices else seen.given
+
+    def slices(self, inputs: ExampleInputs) -> tuple[tuple[int, ...], int] | None:
+        """The same of slices of volumes, which the first convolution is given; None of all else."""
+        seen = self._looked_at(inputs)
+        return seen.given if seen.of_slices else None
 
     def ids(self, inputs: ExampleInputs) -> tuple[int, ...] | None:
         """Shape of the ids that vectors are first looked up for; None where none are."""
