@@ -315,3 +315,43 @@ def test_a_batch_that_lies_second_is_no_length_of_a_signal() -> None:
     variant = build(structure, make_plan(structure, cut, width=2))
     call = torch.rand(3, 1, 40)
     assert variant.module(call).shape == model(call).shape
+
+
+class FewerKeys(nn.Module):
+    """Attention over keys of patches, written into the forward of the whole network."""
+
+    def __init__(self, fused: bool) -> None:
+        super().__init__()
+        self.fused = fused
+        self.stem, self.down = nn.Conv2d(3, 8, 4, 4), nn.Conv2d(8, 8, 3, 2, 1)
+        self.patches, self.norm = nn.Conv2d(8, 8, 2, 2), nn.LayerNorm(8)
+        self.ask, self.keys = nn.Linear(8, 8), nn.Linear(8, 16)
+        self.deep, self.up = nn.Conv2d(8, 8, 3, padding=1), nn.Conv2d(16, 8, 3, padding=1)
+        self.head = nn.Conv2d(8, 2, 1)
+
+    def attended(self, x: Tensor) -> Tensor:
+        tokens = x.flatten(2).transpose(1, 2)
+        fewer = self.norm(self.patches(x).flatten(2).transpose(1, 2))
+        keys, values = self.keys(fewer).chunk(2, -1)
+        if self.fused:
+            made = F.scaled_dot_product_attention(self.ask(tokens), keys, values)
+        else:
+            made = (self.ask(tokens) @ keys.transpose(1, 2)).softmax(-1) @ values
+        return (tokens + made).transpose(1, 2).unflatten(2, x.shape[2:])
+
+    def forward(self, image: Tensor) -> Tensor:
+        top = self.attended(self.stem(image))
+        deep = self.deep(self.down(top).relu()).relu()
+        x = self.up(torch.cat([F.interpolate(deep, scale_factor=2.0), top], 1)).relu()
+        return F.interpolate(self.head(x), scale_factor=4.0)
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_keys_of_patches_lie_where_they_are_looked_up(fused: bool) -> None:
+    torch.manual_seed(0)
+    structure = read_structure(FewerKeys(fused).eval(), torch.rand(2, 3, 64, 96))
+    assert structure.reductions == ((1, 1), (4, 4), (8, 8))
+    stages = {layer: stage.name for stage in structure.stages for layer in stage.layers}
+    at_one = {stages[name] for name in ("patches", "norm", "keys", "ask", "stem")}
+    assert at_one == {"encoder 1"}
+    assert stages["deep"] == "bottleneck"

@@ -60,6 +60,13 @@ class Borders:
         """Whether a map is made of another one by taking so many of its rows and columns."""
         return operator_of(node) in _TAKES and node in self._maps and not _taken_from_again(node)
 
+    def mixes_a_side(self, node: fx.Node) -> bool:
+        """Whether a linear layer works along the last side of a map (from samples to a horizon).
+
+        What it makes is the whole again, of another size.
+        """
+        return facts(operator_of(node)).view == "linear" and node.all_input_nodes[0] in self._maps
+
     def size_before(self, node: fx.Node) -> tuple[int, ...]:
         """The example's size of the nearest map that a result was made from; empty if unknown."""
         return self._maps.get(self._last.get(node, node), ())
@@ -82,6 +89,7 @@ class Borders:
         before = self._last.get(largest)
         if is_map and (
             row.layout == "channels_first"
+            or self.mixes_a_side(node)
             or self._stays_a_map(node, feeds)
             or self._takes_positions(node, feeds)
             or (before is not None and self._is_a_map_again(node, feeds, before))
@@ -161,7 +169,7 @@ class Borders:
             strides = _each(argument(node, "stride") or argument(node, "kernel_size"), count)
             for new, old, stride in zip(made, given, strides, strict=True):
                 yield new / (old * stride) if row.raises else new * stride / old
-        elif _keeps_positions(node):
+        elif _keeps_positions(node) or self.mixes_a_side(node):
             yield from (new / old for new, old in zip(made, given, strict=True))
         elif operator_of(node) in _TAKES:  # another grid is one of the whole
             yield from (1 / share for share in self.shares(source))

@@ -66,8 +66,8 @@ def _where_weights_are_shared(
         weights: Names of the nodes that hold weights.
     """
     others = [image for image in images if factor[image] != factor[images[0]]]
-    first = _first_weights(images[0], weights) if others else set()
-    others = [image for image in others if first & _first_weights(image, weights)]
+    first = _first_layers(images[0], weights) if others else {}
+    others = [image for image in others if _are_called_apart(first, _first_layers(image, weights))]
     of_one: dict[fx.Node, fx.Node | None] = {image: image for image in images}
     for node in factor if others else ():
         given = {of_one.get(n) for n in node.all_input_nodes if n in factor}
@@ -79,18 +79,24 @@ def _where_weights_are_shared(
     }
 
 
-def _first_weights(image: fx.Node, weights: Set[str]) -> set[str]:
-    """Names of the weights that an image meets first on its ways."""
-    found: set[str] = set()
+def _first_layers(image: fx.Node, weights: Set[str]) -> dict[str, set[fx.Node]]:
+    """What an image meets first on its ways that has weights, by their names."""
+    found: dict[str, set[fx.Node]] = {}
     seen, waiting = {image}, [image]
     while waiting:
         for user in waiting.pop().users:
             if user not in seen:
                 seen.add(user)
                 own = weights & {n.name for n in user.all_input_nodes}
-                found |= own
+                for name in own:
+                    found.setdefault(name, set()).add(user)
                 waiting += [] if own else [user]
     return found
+
+
+def _are_called_apart(one: Mapping[str, set[fx.Node]], other: Mapping[str, set[fx.Node]]) -> bool:
+    """Whether the same weights are used for each of two images, and not for both joined."""
+    return any(one[name].isdisjoint(other[name]) for name in one.keys() & other.keys())
 
 
 def _where_resized_to(

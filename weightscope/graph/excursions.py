@@ -9,7 +9,10 @@ from torch import fx
 from weightscope.graph.capture import Call, Capture
 from weightscope.graph.nodes import argument, first_tensor, operator_of, raises, root
 from weightscope.graph.operators import facts
+from weightscope.graph.pieces import ancestors
 from weightscope.graph.positions import Positions
+
+_ATTENDS = ("product", "whole")  # queries to keys and values
 
 
 def without_sequences(
@@ -75,6 +78,52 @@ def without_pyramids(capture: Capture, level: Mapping[fx.Node, int]) -> dict[fx.
             if flat[source] == own and (several or any(map(_overlaps, nodes))):
                 flat.update(dict.fromkeys(nodes, own))
     return flat
+
+
+def without_coarse_answers(capture: Capture, level: Mapping[fx.Node, int]) -> dict[fx.Node, int]:
+    """Give what is pooled behind the way up, and only returned, the level that it pools.
+
+    A network that came back up may answer for each of some positions together (an epoch of a
+    recording, a bin of a sequence): nothing there looks around, and nothing comes up again.
+    """
+    flat = dict(level)
+    for own in sorted(set(level.values())):
+        for branch in _branches(capture, flat, own):
+            exits = {user for node in branch for user in node.users} - branch
+            sources = {n for node in branch for n in node.all_input_nodes if n in flat} - branch
+            came_up = all(
+                flat[n] == own and any(flat.get(m, own) > own for m in ancestors(n))
+                for n in sources
+            )
+            returned = exits and all(user.op == "output" for user in exits)
+            if returned and came_up and not any(_looks_around(n, branch, flat) for n in branch):
+                flat.update(dict.fromkeys(branch, own))
+    return flat
+
+
+def without_fewer_keys(capture: Capture, level: Mapping[fx.Node, int]) -> dict[fx.Node, int]:
+    """Give what attention looks up at fewer positions the level of what asks.
+
+    Keys and values are made of patches there (reduced attention), and lead nowhere else: nothing
+    that looks around works at the coarser resolution.
+    """
+    flat = dict(level)
+    for own in sorted(set(level.values())):
+        for branch in _branches(capture, flat, own):
+            exits = {user for node in branch for user in node.users} - branch
+            asked = exits and all(facts(operator_of(user)).view in _ATTENDS for user in exits)
+            around = (n for n in branch if not _takes_patches(n))
+            if asked and not any(_looks_around(n, branch, flat) for n in around):
+                flat.update(dict.fromkeys(branch, own))
+    return flat
+
+
+def _takes_patches(node: fx.Node) -> bool:
+    """Whether a convolution makes one position of each patch, and patches do not overlap."""
+    if facts(operator_of(node)).view != "convolution" or raises(node):
+        return False
+    weight, stride = first_tensor(argument(node, "weight")), argument(node, "stride")
+    return weight is not None and tuple(weight.shape[2:]) == tuple(stride)
 
 
 def _overlaps(node: fx.Node) -> bool:

@@ -18,7 +18,9 @@ from weightscope.graph.capture import Capture
 from weightscope.graph.corrections import corrected
 from weightscope.graph.excursions import (
     parts_of,
+    without_coarse_answers,
     without_excursions,
+    without_fewer_keys,
     without_pyramids,
     without_sequences,
 )
@@ -172,7 +174,8 @@ def read_levels(capture: Capture, inputs: ExampleInputs) -> Levels:
     clusters = _cluster(factor.values())
     level = {node: clusters[value] for node, value in factor.items()}
     level = without_sequences(level, factor, reader)
-    level = without_pyramids(capture, level)
+    for flattened in (without_pyramids, without_fewer_keys, without_coarse_answers):
+        level = flattened(capture, level)
 
     def counted(level: Mapping[fx.Node, int], parts: Mapping[str, Levels]) -> Levels:
         order = {old: new for new, old in enumerate(sorted(set(level.values())))}

@@ -195,7 +195,9 @@ class Positions:
             return unknown
         if self.resized and any(map(is_symbolic, value.shape[1:])):
             return unknown  # before the images are brought to one size, or back at their own
-        if layout == "channels_last" and self._folds_a_side(node, value):
+        if layout == "channels_last" and (
+            self._folds_a_side(node, value) or self.borders.mixes_a_side(node)
+        ):
             return unknown
         if layout == "channels_first" and self._is_volume_of_maps(value):
             beside = self._stack(value) if self._stack(value) in self.stacks else self.batch

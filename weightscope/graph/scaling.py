@@ -29,7 +29,8 @@ def at_another_size(
         sides = sides_of(value, inputs)
         if not sides:
             return value
-        space = sides if along is None else set(sides).intersection(along)
+        short = set(inputs.space) - set(sides)
+        space = sides if along is None else set(along) - short
         sizes = [int(n * factor) + more if d in space else n for d, n in enumerate(value.shape)]
         # nobody reads its numbers, and memory that nobody touches costs nothing
         return value.new_empty(sizes)

@@ -1,0 +1,62 @@
+"""Answers for some positions together, and for others than the input has."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from weightscope.graph import read_structure
+from weightscope.truncation.building import build
+from weightscope.truncation.plan import find_cut, make_plan
+
+
+class Recording(nn.Module):
+    """A U-Net of a signal, then something that is done with its last features."""
+
+    def __init__(self, channels: int = 2) -> None:
+        super().__init__()
+        self.top, self.down = nn.Conv1d(channels, 4, 5, padding=2), nn.Conv1d(4, 8, 3, 2, 1)
+        self.deep, self.up1 = nn.Conv1d(8, 8, 3, 2, 1), nn.Conv1d(16, 8, 3, padding=1)
+        self.up0, self.last = nn.Conv1d(12, 8, 3, padding=1), nn.Conv1d(8, 5, 1)
+
+    def features(self, x: Tensor) -> Tensor:
+        top = self.top(x).relu()
+        down = self.down(top).relu()
+        deep = F.interpolate(self.deep(down).relu(), scale_factor=2.0)
+        middle = self.up1(torch.cat([deep, down], 1)).relu()
+        return self.up0(torch.cat([F.interpolate(middle, scale_factor=2.0), top], 1)).relu()
+
+
+class Epochs(Recording):
+    """Names each epoch of so many samples."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(F.avg_pool1d(self.features(x), 16)).relu()
+
+
+class Forecast(Recording):
+    """Goes from the samples that were seen to those of a horizon."""
+
+    def __init__(self, horizon: int) -> None:
+        super().__init__()
+        self.time, self.out = nn.Linear(96, horizon), nn.Linear(8, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(self.time(self.features(x)).transpose(1, 2))
+
+
+@pytest.mark.parametrize(
+    ("model", "head"),
+    [(Epochs(), {"last"}), (Forecast(48), {"out"}), (Forecast(12), {"out"})],
+    ids=["epochs", "half", "an eighth"],
+)
+def test_an_answer_of_other_positions_makes_no_level(model: nn.Module, head: set[str]) -> None:
+    structure = read_structure(model.eval(), torch.rand(2, 2, 96))
+    assert structure.reductions == ((1,), (2,), (4,))
+    found = {stage.name: {*stage.layers} for stage in structure.stages}
+    assert found["bottleneck"] == {"deep"}
+    assert found["head"] == head
+    for keep in (1, 2):
+        small = build(structure, make_plan(structure, find_cut(structure, keep), width=4)).module
+        x = torch.rand(3, 2, 96)
+        assert small(x).shape == model(x).shape
