@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from networks import Small
 from torch import Tensor, nn
 
 from weightscope.errors import InputError
@@ -176,3 +177,25 @@ def test_frames_that_get_fewer_are_a_side(one_by_one: bool) -> None:
     assert small(torch.randn(1, 12, 3, 32, 16)).shape == (1, 12, 4, 32, 16)
     with pytest.raises(InputError, match="strides over them as over a side: give layout='NDCHW'"):
         read_structure(model, clip, layout="NTCHW")
+
+
+class Burst(nn.Module):
+    """Each frame goes through the network with the first one beside it."""
+
+    def __init__(self, others: bool) -> None:
+        super().__init__()
+        self.others = others
+        self.net = Small(6, 3)
+
+    def forward(self, clip: Tensor) -> Tensor:
+        frames = clip[:, 1:] if self.others else clip
+        pairs = torch.cat([frames, clip[:, :1].expand_as(frames)], 2)
+        return self.net(pairs.flatten(0, 1)).unflatten(0, frames.shape[:2])
+
+
+@pytest.mark.parametrize("others", [False, True])
+def test_frames_that_lie_in_pairs_are_frames(others: bool) -> None:
+    structure = read_structure(Burst(others).eval(), torch.randn(2, 4, 3, 16, 32))
+    assert structure.inputs.layout == "NTCHW"
+    assert structure.reductions == ((1, 1), (2, 2))
+    assert [cut.keep_levels for cut in structure.cuts] == [1]

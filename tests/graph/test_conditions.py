@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from networks import Small
 from torch import Tensor, nn
 
@@ -128,3 +129,44 @@ def test_a_mask_of_columns_is_no_image_and_follows_its_size() -> None:
     image, columns = synthetic_inputs(structure, paint, 4, seed=0, scale=2.0)
     assert columns.shape == (4, 1, 1, image.shape[3])
     assert set(columns.unique().tolist()) <= {0.0, 1.0}
+
+
+class Deblurring(nn.Module):
+    """An image and the kernel that blurred it, which is laid into a map of the image's size."""
+
+    def __init__(self, written: bool) -> None:
+        super().__init__()
+        self.written = written
+        self.net = Small(1)
+
+    def laid(self, kernel: Tensor, height: int, width: int) -> Tensor:
+        own_height, own_width = kernel.shape[2:]
+        if self.written:
+            made = kernel.new_zeros(*kernel.shape[:2], height, width)
+            made[..., :own_height, :own_width].copy_(kernel)
+        else:
+            made = F.pad(kernel, (0, width - own_width, 0, height - own_height))
+        return torch.roll(made, (-(own_height // 2), -(own_width // 2)), (2, 3))
+
+    def forward(self, image: Tensor, kernel: Tensor) -> Tensor:
+        blur = torch.fft.rfft2(self.laid(kernel, *image.shape[2:]))
+        found = blur.conj() * torch.fft.rfft2(image) / (blur.abs() ** 2 + 0.1)
+        return self.net(torch.fft.irfft2(found, s=image.shape[2:]))
+
+
+@pytest.mark.parametrize("written", [False, True], ids=["padded", "written"])
+def test_a_kernel_that_is_laid_into_a_map_makes_no_level(written: bool) -> None:
+    torch.manual_seed(0)
+    structure = read_structure(
+        Deblurring(written).eval(), (torch.rand(2, 1, 32, 48), torch.rand(2, 1, 5, 5))
+    )
+    assert structure.reductions == ((1, 1), (2, 2))
+    stages = {layer: stage.name for stage in structure.stages for layer in stage.layers}
+    assert stages["net.top"] == "encoder 0"
+    assert stages["net.deep"] == "bottleneck"
+    assert _small(structure)(torch.rand(3, 1, 64, 32), torch.rand(3, 1, 7, 5)).shape == (
+        3,
+        1,
+        64,
+        32,
+    )

@@ -26,7 +26,7 @@ _RESHAPES = (*RESHAPES, "aten::flatten", "aten::unflatten")
 
 def corrected(
     factor: Mapping[fx.Node, float],
-    told: Collection[fx.Node],
+    told: Set[fx.Node],
     images: Sequence[fx.Node],
     reader: Positions,
     vectors: Collection[fx.Node],
@@ -43,7 +43,7 @@ def corrected(
         weights: Names of the nodes that hold weights.
     """
     found = {**factor, **_where_weights_are_shared(images, factor, weights)}
-    found |= _where_resized_to(images[1:], found)
+    found |= _where_resized_to(images[1:], found, told, reader)
     found |= _where_queries_lie(factor, told)
     found |= _where_sides_grow_in_turn(factor, told, reader, weights)
     found |= _where_columns_are_tiles(factor, told, reader)
@@ -100,29 +100,36 @@ def _are_called_apart(one: Mapping[str, set[fx.Node]], other: Mapping[str, set[f
 
 
 def _where_resized_to(
-    images: Sequence[fx.Node], factor: Mapping[fx.Node, float]
+    images: Sequence[fx.Node],
+    factor: Mapping[fx.Node, float],
+    told: Set[fx.Node],
+    reader: Positions,
 ) -> dict[fx.Node, float]:
     """P_input / P of what a forward does to an image before it only resizes it: that behind.
 
-    A coarse field that is laid beside a fine map makes no level of its own.
+    A coarse field that is laid beside a fine map makes no level of its own, nor does a kernel of an
+    unknown blur that is padded to the image's size, to be multiplied in the Fourier domain.
     """
     found: dict[fx.Node, float] = {}
     for image in images:
-        before, behind, waiting = {image}, set(), [image]
+        before, behind, padded, waiting = {image}, set(), set[fx.Node](), [image]
         while waiting:
             for user in waiting.pop().users:
                 if user not in factor or user in before:
                     continue
                 row = facts(operator_of(user))
-                if row.view in ("resize", "adaptive"):
+                if row.view in ("resize", "adaptive") or writes_into_new(user):
                     behind.add(factor[user])
+                elif row.view == "pad" and reader.has_all_sides(user):
+                    behind.add(1.0)
+                    padded |= _first_that_tell(user, factor, told)[0]
                 elif row.kernel or row.layout or factor[user] != factor[image]:
                     behind.add(math.nan)
                 else:
                     before.add(user)
                     waiting.append(user)
         if len(behind) == 1 and not math.isnan(own := behind.pop()):
-            found |= dict.fromkeys(before, own)
+            found |= dict.fromkeys(before | padded, own)
     return found
 
 

@@ -210,6 +210,8 @@ def _first_by(
             (own, of["N"] * frames),  # all frames at once
             (own, of["N"]),  # one by one
             (own * frames, of["N"]),  # side by side as channels
+            # in pairs, each beside one of them
+            *((2 * own, of["N"] * pairs) for pairs in (frames - 1, frames) if "T" in layout),
         )
         told = [of[letter] for letter in _LETTERS[given[1]] if letter in of]
         all_else = batch == of["N"] and channels > own if joined else (channels, batch) in calls

@@ -441,6 +441,11 @@ class Positions:
         sizes = self.large.shape(value)
         return self._has_all(node, factor, (math.prod(sizes[2:]), math.prod(sizes[1:-1])))
 
+    def has_all_sides(self, node: fx.Node) -> bool:
+        """Whether a map has the image's own size, channels first."""
+        value = first_tensor(node)
+        return value is not None and self.large.shape(value)[2:] == self.sizes
+
     def is_in_blocks(self, node: fx.Node) -> bool:
         """Whether a result holds an image in blocks: axes of their own for what is in each."""
         value = first_tensor(node)
