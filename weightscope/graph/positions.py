@@ -200,6 +200,8 @@ class Positions:
         ):
             return unknown
         if layout == "channels_first" and self._is_volume_of_maps(value):
+            if not row.kernel:
+                return unknown  # a norm of chunks of a signal, which lie along two axes
             beside = self._stack(value) if self._stack(value) in self.stacks else self.batch
             sides = math.prod(self.large.shape(value)[3:])
             return self.positions * beside / (self._stack(value) * sides)
