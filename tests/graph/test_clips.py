@@ -199,3 +199,36 @@ def test_frames_that_lie_in_pairs_are_frames(others: bool) -> None:
     assert structure.inputs.layout == "NTCHW"
     assert structure.reductions == ((1, 1), (2, 2))
     assert [cut.keep_levels for cut in structure.cuts] == [1]
+
+
+class Dates(nn.Module):
+    """Weights of frames, found at the deepest level by several heads, fuse those of each skip."""
+
+    heads = 2
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.top, self.deep = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 8, 3, 2, 1)
+        self.ask, self.up = nn.Linear(8, self.heads), nn.Conv2d(12, 4, 3, padding=1)
+        self.head = nn.Conv2d(4, 2, 1)
+
+    def forward(self, clip: Tensor) -> Tensor:
+        batch, frames = clip.shape[:2]
+        top = self.top(clip.flatten(0, 1)).relu()
+        deep = self.deep(top).relu()
+        maps = deep.unflatten(0, (batch, frames))
+        asked = self.ask(maps.permute(0, 3, 4, 1, 2)).softmax(3)  # (B, H, W, T, heads)
+        weights = asked.permute(4, 0, 3, 1, 2)
+        below = (weights.mean(0).unsqueeze(2) * maps).sum(1)
+        laid = weights.reshape(self.heads * batch, frames, *deep.shape[2:])
+        wide = F.interpolate(laid, top.shape[2:]).view(self.heads, batch, frames, 1, *top.shape[2:])
+        skips = torch.stack(top.unflatten(0, (batch, frames)).chunk(self.heads, 2))
+        skip = torch.cat([*(wide * skips).sum(2)], 1)
+        x = torch.cat([skip, F.interpolate(below, scale_factor=2.0)], 1)
+        return self.head(self.up(x).relu())
+
+
+def test_weights_of_several_heads_in_the_batch_lie_at_the_level_they_are_resized_to() -> None:
+    structure = read_structure(Dates().eval(), torch.randn(2, 3, 3, 32, 48))
+    assert structure.inputs.layout == "NTCHW"
+    assert structure.reductions == ((1, 1), (2, 2))

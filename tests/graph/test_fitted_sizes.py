@@ -363,3 +363,35 @@ def test_sizes_that_are_rounded_to_the_nearest_follow_every_size(
     for size in sizes:
         image = torch.randn(2, 1, *size)
         torch.testing.assert_close(graph(image), model(image), rtol=0, atol=0)
+
+
+class RoundedUp(nn.Module):
+    """Strided kernels round half of a size up; what came up is resized where it differs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.top, self.down = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 4, 3, 2, 1)
+        self.deep, self.up1 = nn.Conv2d(4, 4, 3, 2, 1), nn.Conv2d(8, 4, 3, padding=1)
+        self.up0 = nn.Conv2d(8, 2, 3, padding=1)
+
+    def join(self, x: Tensor, skip: Tensor) -> Tensor:
+        x = F.interpolate(x, scale_factor=2.0)
+        if x.shape[-2:] != skip.shape[-2:]:
+            x = F.interpolate(x, skip.shape[-2:])
+        return torch.cat([x, skip], 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        top = self.top(x).relu()
+        down = self.down(top).relu()
+        x = self.up1(self.join(self.deep(down).relu(), down)).relu()
+        return self.up0(self.join(x, top))
+
+
+def test_every_size_is_taken_where_halves_are_rounded_up() -> None:
+    torch.manual_seed(0)
+    model = RoundedUp().eval()
+    structure = read_structure(model, torch.rand(2, 3, 32, 24))
+    graph = rebuild(structure)
+    for size in ((32, 24), (31, 18), (30, 21), (29, 17), (27, 30)):
+        x = torch.rand(1, 3, *size)
+        torch.testing.assert_close(graph(x), model(x))

@@ -144,8 +144,8 @@ class Positions:
         """P_input / P of a result with more or fewer axes than the image's, from what it is given.
 
         A pooling over more axes, as of a sequence's vectors, leaves what its windows do not span,
-        channels or not. Maps (B, C T, H, W) that are resized have their frames among the channels.
-        None of any other operation.
+        channels or not. Maps (B, C T, H, W) that are resized have their frames among the channels,
+        those of several heads have them in the batch. None of any other operation.
 
         Args:
             node: The operation.
@@ -159,7 +159,9 @@ class Positions:
         more = view == "window" and value.dim() > self.dimensions + 2
         flat = view == "resize" and value.dim() < self.dimensions + 2
         flat = flat and grows(value.shape[1]) and key(value.shape[1]) == key(maps.shape[1])
-        if not (more or flat):
+        beside = view == "resize" and value.dim() == self.dimensions + 2
+        beside = beside and self._stack(value) not in (*self.stacks, self.batch)
+        if not (more or flat or beside):
             return None
         return before * elements(given, self.large) / max(1, elements(node, self.large))
 

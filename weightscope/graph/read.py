@@ -226,6 +226,10 @@ def _of_any_number(structure: Structure, read: Callable[..., Structure], trial: 
     return structure if _refuses(found, inputs) else replace(found, inputs=inputs)
 
 
+_MORE_PIXELS = (-3, -2, -1, 1, 2, 3)
+"""At these it is counted which of two ways of reading refuses fewer sizes."""
+
+
 def _taking_every_way(
     structure: Structure, read: Callable[..., Structure], trial: Trial
 ) -> Structure:
@@ -238,7 +242,12 @@ def _taking_every_way(
     if not fixed_in(structure.graph).only_decides:
         return structure
     pair = two_images(trial, structure.inputs)
-    for more in (-1, 1):
+    others = [at_another_size(pair, 1, more) for more in _MORE_PIXELS]
+    found_so_far, refused = structure, len(others)
+    for more in (
+        -1,
+        1,
+    ):  # halved, rounded down or up, all are odd where halves of the size are even
         read_at = at_another_size(pair, 1, more)
         if not _refuses(structure, read_at) or trial.error(read_at.args, read_at.kwargs):
             continue
@@ -252,9 +261,12 @@ def _taking_every_way(
         goes = partial(goes_the_same_way, trial, structure.inputs)
         if alike and takes and holds_where_shown(found, goes, copies=_writes(trial)):
             found, wrong = _compared(found, trial)
-            if not wrong and not _differs_elsewhere(found, trial):
-                return found
-    return structure
+            refuses = sum(_refuses(found, other) for other in others)
+            if refuses < refused and not wrong and not _differs_elsewhere(found, trial):
+                found_so_far, refused = found, refuses
+        if not refused:
+            break
+    return found_so_far
 
 
 def _forget_idle_questions(structure: Structure, trial: Trial) -> None:
