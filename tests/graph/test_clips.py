@@ -208,7 +208,7 @@ class Dates(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.top, self.deep = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 8, 3, 2, 1)
+        self.top, self.deep = nn.Conv2d(3, 4, 3, 2, 1), nn.Conv2d(4, 8, 3, 2, 1)
         self.ask, self.up = nn.Linear(8, self.heads), nn.Conv2d(12, 4, 3, padding=1)
         self.head = nn.Conv2d(4, 2, 1)
 
@@ -225,10 +225,10 @@ class Dates(nn.Module):
         skips = torch.stack(top.unflatten(0, (batch, frames)).chunk(self.heads, 2))
         skip = torch.cat([*(wide * skips).sum(2)], 1)
         x = torch.cat([skip, F.interpolate(below, scale_factor=2.0)], 1)
-        return self.head(self.up(x).relu())
+        return F.interpolate(self.head(self.up(x).relu()), scale_factor=2.0)
 
 
 def test_weights_of_several_heads_in_the_batch_lie_at_the_level_they_are_resized_to() -> None:
     structure = read_structure(Dates().eval(), torch.randn(2, 3, 3, 32, 48))
     assert structure.inputs.layout == "NTCHW"
-    assert structure.reductions == ((1, 1), (2, 2))
+    assert structure.reductions == ((1, 1), (2, 2), (4, 4))
