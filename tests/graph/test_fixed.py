@@ -18,11 +18,12 @@ from torch import Tensor, nn
 
 from weightscope import analyze
 from weightscope.cost import count_costs
-from weightscope.errors import InputError, StructureError
+from weightscope.errors import InputError
 from weightscope.graph import Structure, read_structure, rebuild
 from weightscope.truncation import load, save, verify
-from weightscope.truncation.building import whole
+from weightscope.truncation.building import build, whole
 from weightscope.truncation.images import make_pool, together
+from weightscope.truncation.plan import make_plan
 from weightscope.truncation.recovery import forwards
 
 IMAGE = torch.randn(1, 3, 16, 16, generator=torch.Generator().manual_seed(0))
@@ -290,28 +291,50 @@ class Enhancer(nn.Module):
         return torch.istft(found * mask, 62, 16, window=window)
 
 
-def test_the_part_that_works_on_spectrograms_is_the_remedy() -> None:
-    with pytest.raises(StructureError, match=r"analyze\(model\.unet, example_inputs=spectrogram\)"):
-        read_structure(Enhancer(follows=True), torch.rand(1, 2048), layout="NL")
-    found = read_structure(Enhancer(), torch.rand(1, 2048), layout="NL")
+@pytest.mark.parametrize("follows", [False, True])
+def test_the_part_that_works_on_spectrograms_is_the_remedy(follows: bool) -> None:
+    found = read_structure(Enhancer(follows), torch.rand(1, 2048), layout="NL")
     assert "pass the part of the network that works on maps" in found.refusals[0].reason
     assert read_structure(Enhancer().unet, torch.rand(1, 3, 32, 64)).cuts
 
 
-class InOne(Plain):
-    """The same in one module, none of whose layers holds more than half of its weights."""
+class TwoBranches(nn.Module):
+    """A U-Net of samples, and layers of their spectra, which join it at the bottom and the end."""
+
+    def __init__(self, length: bool) -> None:
+        super().__init__()
+        self.length = length
+        self.top, self.down = nn.Conv1d(1, 4, 8, 4, 2), nn.Conv1d(4, 8, 8, 4, 2)
+        self.bins, self.back = nn.Conv1d(34, 8, 3, padding=1), nn.Conv1d(8, 34, 3, padding=1)
+        self.up1, self.up0 = nn.ConvTranspose1d(8, 4, 4, 4), nn.ConvTranspose1d(4, 1, 4, 4)
 
     def forward(self, x: Tensor) -> Tensor:
-        window = torch.hann_window(62)
-        found = torch.stft(x, 62, 16, window=window, return_complex=True)[..., :64]
-        found = found * super().forward(found.abs()[:, None].repeat(1, 3, 1, 1))[:, 0]
-        return torch.istft(found, 62, 16, window=window)
+        window = torch.hann_window(32)
+        spectra = torch.stft(x[:, 0], 32, 16, window=window, return_complex=True)
+        seen = self.bins(torch.view_as_real(spectra).permute(0, 3, 1, 2).flatten(1, 2))
+        top = self.top(x).relu()
+        deep = self.down(top).relu() + seen[..., :-1]
+        parts = self.back(F.pad(deep, (0, 1))).unflatten(1, (2, 17)).permute(0, 2, 3, 1)
+        made = torch.view_as_complex(parts.contiguous())
+        length = x.shape[-1] if self.length else None
+        return (
+            self.up0(self.up1(deep) + top)
+            + torch.istft(made, 32, 16, window=window, length=length)[:, None]
+        )
 
 
-def test_a_module_of_its_own_is_the_remedy_where_no_part_works_on_spectrograms() -> None:
-    with pytest.raises(StructureError, match=r"between torch\.stft and torch\.istft a module"):
-        read_structure(InOne(), torch.rand(1, 2048), layout="NL")
-    assert read_structure(Plain(), torch.rand(1, 3, 32, 64)).cuts  # what InOne does between
+@pytest.mark.parametrize("length", [False, True])
+def test_an_inverse_transform_follows_the_length_of_its_signal(length: bool) -> None:
+    torch.manual_seed(0)
+    model = TwoBranches(length).eval()
+    structure = read_structure(model, torch.rand(2, 1, 320))
+    assert structure.reductions == ((1,), (4,), (16,))
+    assert structure.notes == ()
+    x = torch.rand(3, 1, 512)
+    torch.testing.assert_close(rebuild(structure)(x), model(x))
+    for cut in structure.cuts:
+        variant = build(structure, make_plan(structure, cut, width=4))
+        assert variant.module(x).shape == x.shape
 
 
 def test_a_number_in_a_tensor_stays_free_and_leaves_sizes_free() -> None:

@@ -183,7 +183,11 @@ class Constants(TorchFunctionMode):
 
 
 # what they make follows from their arguments, where these hold no sizes
-_MADE_OF_NUMBERS = (torch.arange, torch.zeros, torch.ones, torch.full, torch.linspace, torch.eye)
+_MADE_OF_NUMBERS = (
+    *(torch.arange, torch.zeros, torch.ones, torch.full, torch.linspace, torch.eye),
+    *(torch.hann_window, torch.hamming_window, torch.blackman_window, torch.bartlett_window),
+    torch.kaiser_window,
+)
 
 
 def _with_numbers(made: Any, func: Any, args: Any, kwargs: Any) -> Any:

@@ -33,6 +33,7 @@ from weightscope.calls import checked_arguments, fresh, held_tensors, random_sta
 from weightscope.copies import deep_copy
 from weightscope.cost.rules import MAC_RULES, Rule, is_free
 from weightscope.errors import ForwardError, InputError, kind
+from weightscope.graph.pools import WHOLE_TRANSFORMS
 from weightscope.graph.recurrence import WHOLE_RECURRENCES
 from weightscope.graph.structure import ExampleInputs
 from weightscope.showing import OnOneScreen
@@ -177,7 +178,7 @@ def _count(
                 quiet(FAKE_TENSOR_LOGGER),
                 nothing_left(model),
                 Constants(),
-                Rewriting(WHOLE_RECURRENCES),
+                Rewriting(WHOLE_TRANSFORMS, WHOLE_RECURRENCES),
                 mode,
                 counter,
             ):

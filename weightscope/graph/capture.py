@@ -60,7 +60,7 @@ from weightscope.graph.gradients import HooksAside
 from weightscope.graph.layouts import is_image, sides_of
 from weightscope.graph.nodes import argument, is_size, operator_of, tensor_of
 from weightscope.graph.operators import facts
-from weightscope.graph.pools import FREE_DRAWS, FREE_SIZES, FittedPads
+from weightscope.graph.pools import FREE_DRAWS, FREE_SIZES, WHOLE_TRANSFORMS, FittedPads
 from weightscope.graph.recurrence import WHOLE_RECURRENCES
 from weightscope.graph.states import Rest
 from weightscope.graph.structure import ExampleInputs, Sizes
@@ -317,7 +317,7 @@ class _Tracer:
             # the last is asked first: what is given sizes, then windows that are numbers
             sizes_given = FREE_POOLS, FREE_SIZES, FREE_DRAWS, FittedPads().table()
             others = HooksAside().table(), IN_ORDER
-            rewriting = Rewriting(*others, *sizes_given, WHOLE_RECURRENCES)
+            rewriting = Rewriting(*others, *sizes_given, WHOLE_TRANSFORMS, WHOLE_RECURRENCES)
             for mode in (Failures(self.budget), rewriting):
                 hooks.enter_context(mode)
             hooks.enter_context(watched_functions(self._function))

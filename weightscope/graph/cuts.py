@@ -19,7 +19,7 @@ from weightscope.graph.coarsen import Coarse
 from weightscope.graph.layouts import alike
 from weightscope.graph.levels import Levels
 from weightscope.graph.nodes import argument, has_effect, operator_of
-from weightscope.graph.operators import REARRANGES
+from weightscope.graph.operators import REARRANGES, facts
 from weightscope.graph.pieces import JOINS, SPLITS
 from weightscope.graph.structure import Cut, Layout, Place, Refusal, Site
 from weightscope.graph.turns import in_runs, turned
@@ -119,7 +119,7 @@ def _cut(
     depth = _split(coarse, model, weights, keep, dimensions, levels)
     refused = _no_way_back(depth) or _no_head(depth, model) or _no_gradient(depth)
     if refused:
-        return refused
+        return _MAPS_OF_SIGNALS if dimensions == 1 and _works_on_maps(depth) else refused
     entries = _entries(depth, coarse, dimensions, levels)
     if not entries:
         if dimensions == 1 and any(n.meta["val"].dim() == 4 for n in _feeding(depth, coarse)):
@@ -164,6 +164,15 @@ def _in_runs(
             return in_runs(depth.nodes, depth.removed, entries, exits)
     whole = side_by_side(depth.nodes, fine, entries, exits)
     return whole if isinstance(whole, str) else in_runs(depth.nodes, depth.removed, *whole)
+
+
+def _works_on_maps(depth: _Depth) -> bool:
+    """Whether layers below a cut of signals take maps of them."""
+    return any(
+        node.meta["val"].dim() == 4
+        for node in depth.removed
+        if makes_tensor(node) and (node.op == "call_module" or facts(operator_of(node)).kernel)
+    )
 
 
 def _heads_of(vectors: Collection[str], depth: _Depth) -> set[fx.Node]:

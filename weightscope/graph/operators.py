@@ -280,7 +280,8 @@ _ROWS: tuple[tuple[str, Operator], ...] = (
     ),
     ("mkldnn_rnn_layer _cudnn_rnn", Operator(view="whole", macs="recurrent")),
     (
-        "fft_fft fft_ifft fft_fftn fft_ifftn fft_fftshift fft_ifftshift _fft_c2c stft istft",
+        "fft_fft fft_ifft fft_fftn fft_ifftn fft_fftshift fft_ifftshift _fft_c2c stft istft"
+        " weightscope::istft",
         Operator(view="whole"),
     ),
     ("fft_rfft fft_rfftn _fft_r2c", Operator(view="whole", spectrum="half")),

@@ -1,11 +1,11 @@
 """Windows, grids, factors and pads that follow the image's size, kept so while a network is traced.
 
 ``avg_pool2d(x, x.shape[-2:])`` pools the whole image, ``adaptive_max_pool2d(x, y.shape[-2:])``
-brings a map to the size of another, ``linspace(-1, 1, x.shape[-1])`` counts its
-columns, and ``interpolate(table, scale_factor=x.shape[-1] / 37)`` brings a table to it. The
-operators take these sizes as numbers, so that the tracer would write the example's size into the
-graph, which then holds at no other. Here such calls become operators of our own, which take sizes
-like any other.
+brings a map to the size of another, ``linspace(-1, 1, x.shape[-1])`` counts its columns,
+``interpolate(table, scale_factor=x.shape[-1] / 37)`` brings a table to it, and
+``istft(spectra, 512, length=x.shape[-1])`` gives as many samples. The operators take these sizes as
+numbers, so that the tracer would write the example's size into the graph, which then holds at no
+other. Here such calls become operators of our own, which take sizes like any other.
 """
 
 from __future__ import annotations
@@ -102,6 +102,26 @@ def resized(
     )
 
 
+_LIBRARY.define(  # type: ignore[no-untyped-call]
+    "istft(Tensor x, int n_fft, int? hop, int? win, Tensor? window, bool center, bool normalized,"
+    " bool? onesided, SymInt length) -> Tensor"
+)
+ISTFT = torch.ops.weightscope.istft.default
+
+
+@torch.library.register_fake(  # type: ignore[untyped-decorator]
+    "weightscope::istft", lib=_LIBRARY
+)
+def _samples_only(x: Tensor, n_fft: int, *how: Any) -> Tensor:
+    """What tracing needs of an inverse transform to a length."""
+    return x.new_empty([*x.shape[:-2], how[-1]], dtype=x.dtype.to_real())
+
+
+def istft(x: Tensor, n_fft: int, *how: Any) -> Tensor:
+    """The inverse transform to a length; what a coarse graph calls for ``ISTFT``."""
+    return torch.istft(x, n_fft, *how)
+
+
 # the average along two or three sides takes such sizes as it is
 _FITTED_MAXIMA = (F.adaptive_max_pool1d, F.adaptive_max_pool2d, F.adaptive_max_pool3d)
 _FITTED_AVERAGE = F.adaptive_avg_pool1d
@@ -134,6 +154,7 @@ PLAIN: Mapping[Any, Callable[..., Tensor]] = {
     FITTED_MAXIMUM: fitted_maximum,
     LINSPACE: linspace,
     RESIZED: resized,
+    ISTFT: istft,
 }
 """The function that runs in the place of each operator."""
 
@@ -240,6 +261,28 @@ def _factors(
     return input, factors, made, mode, align_corners, antialias
 
 
+def _transformed(
+    input: Tensor,
+    n_fft: int,
+    hop_length: int | None = None,
+    win_length: int | None = None,
+    window: Tensor | None = None,
+    center: bool = True,
+    normalized: bool = False,
+    onesided: bool | None = None,
+    length: Any = None,
+    return_complex: bool = False,
+) -> tuple[Any, ...] | None:
+    """The arguments of an inverse transform of spectra, with the length that it gives by itself."""
+    if return_complex:
+        return None
+    if length is None:
+        hop = (win_length or n_fft) // 4 if hop_length is None else hop_length
+        length = n_fft + hop * (input.shape[-1] - 1) - center * 2 * (n_fft // 2)
+    how = hop_length, win_length, window, center, normalized, onesided, length
+    return input, n_fft, *how
+
+
 def _window(
     dimensions: int,
     input: Tensor,
@@ -303,3 +346,8 @@ FREE_SIZES: Table = {
     _FITTED_AVERAGE: partial(_given_a_size, partial(_sides, 1), FITTED_AVERAGE),
 }
 """Traces poolings, grids and resizings whose windows, steps and factors follow the image."""
+
+WHOLE_TRANSFORMS: Table = dict.fromkeys(
+    (torch.istft, Tensor.istft), partial(_given_a_size, _transformed, ISTFT)
+)
+"""Keeps inverse transforms whole: torch's own reads the sum of its windows, and fixes a length."""

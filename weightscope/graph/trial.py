@@ -34,6 +34,7 @@ from weightscope.graph.capture import throwaway_copy
 from weightscope.graph.gradients import HooksAside, is_inside, may_set_hooks
 from weightscope.graph.layouts import FirstLayer
 from weightscope.graph.memory import Descent
+from weightscope.graph.pools import WHOLE_TRANSFORMS
 from weightscope.graph.recurrence import WHOLE_RECURRENCES
 from weightscope.graph.structure import ExampleInputs
 from weightscope.graph.values import line_of, where_read
@@ -414,7 +415,8 @@ class Trial:
             _set_mode(self.model, training=training)
             self._weights = self._memories()  # that may write weights, as no forward does
             aside = HooksAside()
-            rewriting = Rewriting(aside.table(), WHOLE_RECURRENCES, most=MOST_CALLS)
+            whole = WHOLE_TRANSFORMS, WHOLE_RECURRENCES
+            rewriting = Rewriting(aside.table(), *whole, most=MOST_CALLS)
             try:
                 with torch.set_grad_enabled(grad), self.mode, rewriting, watching or nullcontext():
                     return self.model(*args, **kwargs)

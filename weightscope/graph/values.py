@@ -12,7 +12,7 @@ from torch import nn
 from torch.export import ExportedProgram
 
 from weightscope.adapters.dispatch import READS_VALUES
-from weightscope.errors import StructureError, keyword, shown
+from weightscope.errors import StructureError, shown
 
 _NOT_THE_USERS = tuple(str(Path(f).parent) for f in (torch.__file__, Path(__file__).parent))
 _NESTED = Path(torch.__file__).parent / "nested"
@@ -87,24 +87,13 @@ def _reads_values(error: BaseException, model: nn.Module) -> StructureError | No
         "Take that line out of the forward: compute in __init__ what follows no input, and do what"
         " only checks or reports only `if not torch.compiler.is_compiling():`"
     )
-    part, where, starting = _largest_part(model), where_raised(error), _starting(model)
+    where, starting = where_raised(error), _starting(model)
     if starting:
         remedy = (
             f"{starting} says that its first call is still to come, which starts what later calls"
             " use (codes, by k-means): load trained weights, or call the model once on your data in"
             " train mode, before it is read"
         )
-    if "istft(" in where:
-        between = (
-            "analyse the part that works on spectrograms, such as"
-            f" analyze(model.{part}, {keyword('example_inputs', 'spectrogram')})"
-        )
-        if not part:
-            between = (
-                "make what the forward does between torch.stft and torch.istft a module of its own,"
-                f" and analyse that with {keyword('example_inputs', 'spectrogram')}"
-            )
-        remedy = f"torch.istft checks the sum of windows; {between}"
     return StructureError(
         f"the forward of {type(model).__name__} reads values of tensors{where}. weightscope"
         " runs it on tensors that have sizes but no values, so what is done with them cannot follow"
@@ -152,16 +141,6 @@ def _starting(model: nn.Module) -> str:
 
 
 _STARTED = ("inited", "initted", "initialized", "is_initialized")
-
-
-def _largest_part(model: nn.Module) -> str:
-    """Name of the child with most of the parameters; empty where none has half of them."""
-    sizes = {
-        name: sum(parameter.numel() for parameter in child.parameters())
-        for name, child in model.named_children()
-    }
-    largest = max(sizes, key=lambda name: sizes[name], default="")
-    return largest if largest and 2 * sizes[largest] > sum(sizes.values()) else ""
 
 
 def _reads(error: BaseException) -> bool:
