@@ -60,3 +60,30 @@ def test_an_answer_of_other_positions_makes_no_level(model: nn.Module, head: set
         small = build(structure, make_plan(structure, find_cut(structure, keep), width=4)).module
         x = torch.rand(3, 2, 96)
         assert small(x).shape == model(x).shape
+
+
+class Permutator(nn.Module):
+    """Layers of one level mix all rows, and all columns."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.top, self.down = nn.Conv2d(2, 4, 3, padding=1), nn.Conv2d(4, 4, 3, 2, 1)
+        self.rows, self.columns = nn.Linear(16, 16), nn.Linear(24, 24)
+        self.deep, self.up1 = nn.Conv2d(4, 8, 3, 2, 1), nn.Conv2d(12, 4, 3, padding=1)
+        self.up0 = nn.Conv2d(8, 2, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        top = self.top(x).relu()
+        down = self.down(top).relu()
+        down = down + self.columns(down) + self.rows(down.transpose(2, 3)).transpose(2, 3)
+        x = F.interpolate(self.deep(down).relu(), scale_factor=2.0)
+        x = F.interpolate(self.up1(torch.cat([x, down], 1)).relu(), scale_factor=2.0)
+        return self.up0(torch.cat([x, top], 1))
+
+
+def test_layers_that_mix_the_positions_of_a_side_lie_at_their_level() -> None:
+    structure = read_structure(Permutator().eval(), torch.rand(2, 2, 32, 48))
+    assert structure.reductions == ((1, 1), (2, 2), (4, 4))
+    stages = {layer: stage.name for stage in structure.stages for layer in stage.layers}
+    assert stages["rows"] == stages["columns"] == "encoder 1"
+    assert [cut.keep_levels for cut in structure.cuts] == [1, 2]

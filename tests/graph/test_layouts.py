@@ -801,3 +801,61 @@ def test_the_axes_of_an_image_that_is_joined_with_another_are_inferred() -> None
     structure = read_structure(Completed(), example)
     assert structure.inputs.layout == "NDCHW"
     assert structure.reductions == ((1.0, 1.0, 1.0), (2.0, 2.0, 2.0))
+
+
+class TurnedInside(nn.Module):
+    """Takes spectra (batch, bins, frames), and works on them turned; strides along the bins."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.how = how
+        self.top = nn.Conv2d({"alone": 1}.get(how, 2), 4, 3, padding=1)
+        self.deep, self.up = nn.Conv2d(4, 8, 3, (1, 2), 1), nn.Conv2d(12, 2, 3, padding=1)
+
+    def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+        if self.how == "last":
+            maps = x.permute(0, 3, 2, 1)
+        elif y is None:
+            maps = x.transpose(1, 2).unsqueeze(1)
+        else:
+            maps = torch.stack([x, y], 1).transpose(2, 3)
+        top = self.top(maps).relu()
+        deep = F.interpolate(self.deep(top).relu(), top.shape[2:])
+        return self.up(torch.cat([deep, top], 1)).transpose(2, 3)
+
+
+@pytest.mark.parametrize(
+    ("how", "given", "layout"),
+    [
+        ("alone", [(2, 32, 24)], "NWH"),
+        ("two", [(2, 32, 24)] * 2, "NWH"),
+        ("last", [(2, 32, 24, 2)], "NWHC"),
+    ],
+)
+def test_spectra_that_are_turned_inside_have_their_sides(
+    how: str, given: list[tuple[int, ...]], layout: str
+) -> None:
+    structure = read_structure(TurnedInside(how).eval(), tuple(map(torch.rand, given)))
+    assert structure.inputs.layout == layout
+    assert structure.reductions == ((1, 1), (1, 2))  # of W, the bins
+    assert [cut.keep_levels for cut in structure.cuts] == [1]
+
+
+class TurnedBetween(nn.Module):
+    """Turns what the first layer made."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.top = nn.Conv2d(2, 4, 3, padding=1)
+        self.deep, self.up = nn.Conv2d(4, 8, 3, (1, 2), 1), nn.Conv2d(12, 2, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        top = self.top(x).relu().transpose(2, 3)
+        deep = F.interpolate(self.deep(top).relu(), top.shape[2:])
+        return self.up(torch.cat([deep, top], 1)).transpose(2, 3)
+
+
+def test_a_map_that_is_turned_between_has_the_sides_that_it_follows() -> None:
+    structure = read_structure(TurnedBetween().eval(), torch.rand(2, 2, 32, 24))
+    assert structure.inputs.layout == ""
+    assert structure.reductions == ((1, 1), (2, 1))

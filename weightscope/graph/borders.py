@@ -61,11 +61,19 @@ class Borders:
         return operator_of(node) in _TAKES and node in self._maps and not _taken_from_again(node)
 
     def mixes_a_side(self, node: fx.Node) -> bool:
-        """Whether a linear layer works along the last side of a map (from samples to a horizon).
+        """Whether a linear layer works along a side of a map: all rows, a signal up to a horizon.
 
-        What it makes is the whole again, of another size.
+        Where that is not the last side, the map is turned before.
         """
-        return facts(operator_of(node)).view == "linear" and node.all_input_nodes[0] in self._maps
+        given = node.all_input_nodes[0] if node.all_input_nodes else node
+        source = root(given)
+        turned = _turns_sides(source) and source.all_input_nodes[0] in self._maps
+        is_linear = facts(operator_of(node)).view == "linear"
+        return is_linear and (turned or given in self._maps)
+
+    def _mixes_the_last(self, node: fx.Node) -> bool:
+        """Whether it is the last one: what is made is the whole again, of another size."""
+        return self.mixes_a_side(node) and node.all_input_nodes[0] in self._maps
 
     def size_before(self, node: fx.Node) -> tuple[int, ...]:
         """The example's size of the nearest map that a result was made from; empty if unknown."""
@@ -89,7 +97,7 @@ class Borders:
         before = self._last.get(largest)
         if is_map and (
             row.layout == "channels_first"
-            or self.mixes_a_side(node)
+            or self._mixes_the_last(node)
             or self._stays_a_map(node, feeds)
             or self._takes_positions(node, feeds)
             or (before is not None and self._is_a_map_again(node, feeds, before))
@@ -169,7 +177,7 @@ class Borders:
             strides = _each(argument(node, "stride") or argument(node, "kernel_size"), count)
             for new, old, stride in zip(made, given, strides, strict=True):
                 yield new / (old * stride) if row.raises else new * stride / old
-        elif _keeps_positions(node) or self.mixes_a_side(node):
+        elif _keeps_positions(node) or self._mixes_the_last(node):
             yield from (new / old for new, old in zip(made, given, strict=True))
         elif operator_of(node) in _TAKES:  # another grid is one of the whole
             yield from (1 / share for share in self.shares(source))
@@ -208,6 +216,17 @@ def _taken_from_again(node: fx.Node) -> bool:
                 seen.add(user)
                 waiting.append(user)
     return False
+
+
+def _turns_sides(node: fx.Node) -> bool:
+    """Whether a map's sides are exchanged, and its channels stay where they are."""
+    value = first_tensor(node)
+    if value is None or operator_of(node) not in ("aten::transpose", "aten::permute"):
+        return False
+    if operator_of(node) == "aten::transpose":
+        axes = [int(argument(node, name)) % value.dim() for name in ("dim0", "dim1")]
+        return min(axes) > 1
+    return [axis % value.dim() for axis in argument(node, "dims")][:2] == [0, 1]
 
 
 def _as_large(node: fx.Node, other: fx.Node) -> bool:

@@ -151,7 +151,7 @@ def infer_layout(image: Sequence[int], given: tuple[tuple[int, ...], int] | None
     turned = len(image) == dimensions + 2 and image[1] != channels
     images = [f"N{axes}" for axes in _of_images(space)] if turned else []
     # complex numbers become two channels, and other inputs may lie beside
-    images += ["N" + space] if len(image) == dimensions + 1 else []
+    images += ["N" + space, "N" + space[::-1]] if len(image) == dimensions + 1 else []
     same = partial(_alike_in_all, alike)
     if fitting := _first_by(same, images, image, given, joined=True):
         return "" if fitting == "NC" + space else fitting
@@ -168,7 +168,7 @@ def _fitting(image: Sequence[int], given: tuple[tuple[int, ...], int]) -> str | 
     space = _LETTERS[given[1]]
     choices = {
         len(space) + 2: [f"N{axes}" for axes in _of_images(space)],
-        len(space) + 1: ["N" + space],
+        len(space) + 1: ["N" + space, "N" + space[::-1]],
         len(space) + 3: [f"N{axes}" for axes in _of_clips(space)],
     }
     return _of_same_sizes(choices.get(len(image), ()), image, given)
@@ -279,7 +279,8 @@ def usual(layout: str, dimensions: int) -> str:
 
 def _of_images(space: str) -> tuple[str, ...]:
     """Where channels may lie beside the sizes, and how these may be turned."""
-    return f"C{space}", f"{space}C", f"{space[0]}C{space[1:]}", f"C{space[::-1]}"
+    turned = space[::-1]
+    return f"C{space}", f"{space}C", f"{space[0]}C{space[1:]}", f"C{turned}", f"{turned}C"
 
 
 def has_batch_elsewhere(image: Sequence[int], given: tuple[tuple[int, ...], int] | None) -> bool:

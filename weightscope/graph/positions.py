@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from enum import Enum
+from typing import Any
 
 import torch
 from torch import fx
 
-from weightscope.adapters.symbols import Probe, grows, hint, is_symbolic, key
+from weightscope.adapters.symbols import Probe, free_symbols, grows, hint, is_symbolic, key
 from weightscope.graph.borders import Borders
 from weightscope.graph.growing import space_of
 from weightscope.graph.nodes import argument, first_tensor, is_size, operator_of, raises, tensor_of
@@ -63,6 +64,7 @@ class Positions:
         self.resized = image.op != "placeholder"
         self.rank, self.shape = len(shape), shape
         self.small, self.large = small, large
+        self._symbols = [free_symbols([size]) for size in space_of(image)]
         self.sizes = tuple(map(large.size, space_of(image)))
         self.small_sizes = tuple(map(small.size, space_of(image)))
         self.dimensions = len(self.sizes)
@@ -505,6 +507,8 @@ class Positions:
             sizes, before = min(fit, key=lambda pair: self._stretched(pair[0]))
         if 0 in sizes:
             return None
+        sides = value.shape[2:] if sizes == large[2:] else value.shape[1:-1]
+        sizes, before = (tuple(self._in_order(sides, of)) for of in (sizes, before))
         shares = (self._depths if self.slices else self.borders).shares(node)
         given = self.sizes, self.small_sizes, shares
         grown = tuple(
@@ -518,6 +522,17 @@ class Positions:
         if lost and not self.slices:
             grown = ((factor or math.prod(grown)) / math.prod(grown), *grown)
         return grown if len(grown) == self.dimensions else (1.0, *grown)
+
+    def _in_order(self, sides: Sequence[Any], sizes: Sequence[int]) -> Sequence[int]:
+        """Sizes of a map in the order of the image's sides that they follow, if that is known.
+
+        A forward may turn a spectrogram, whose first side is then the image's second.
+        """
+        follows = [free_symbols([side]) for side in sides]
+        known = len({*map(frozenset, follows)}) == len(self._symbols) and all(follows)
+        if not known or not all(own in follows for own in self._symbols):
+            return sizes
+        return [sizes[follows.index(own)] for own in self._symbols]
 
     def _is_slice(self, node: fx.Node, value: torch.Tensor) -> bool:
         """Whether a result is maps of slices of volumes, which lie in the batch."""
