@@ -89,6 +89,180 @@ def test_arithmetic_is_the_support_of_the_gradient(name):
     assert support(net, 64) == expected
 
 
+def divided(x):
+    """Every second pixel along each side to the channels, by views."""
+    b, c, h, w = x.shape
+    x = x.view(b, c, h // 2, 2, w // 2, 2).permute(0, 1, 3, 5, 2, 4)
+    return x.reshape(b, 4 * c, h // 2, w // 2)
+
+
+def in_patches(x):
+    """The same by ``Tensor.unfold``."""
+    return x.unfold(2, 2, 2).unfold(3, 2, 2).permute(0, 1, 4, 5, 2, 3).flatten(1, 3)
+
+
+def brought_back(x):
+    b, c, h, w = x.shape
+    x = x.view(b, c // 4, 2, 2, h, w).permute(0, 1, 4, 2, 5, 3)
+    return x.reshape(b, c // 4, 2 * h, 2 * w)
+
+
+def in_turn(x):
+    return x.repeat_interleave(2, 2).repeat_interleave(2, 3)[:, : x.shape[1] // 4]
+
+
+def spread_out(x):
+    b, c, h, w = x.shape
+    x = x[:, : c // 4, :, None, :, None].expand(-1, -1, -1, 2, -1, 2)
+    return x.reshape(b, c // 4, 2 * h, 2 * w)
+
+
+def stacked(x):
+    a, b, c, d = x.chunk(4, 1)
+    rows = [torch.stack(pair, -1).flatten(-2) for pair in ((a, b), (c, d))]
+    return torch.stack(rows, -2).flatten(-3, -2)
+
+
+def means_of_patches(x):
+    b, c, h, w = x.shape
+    return x.view(b, c, h // 2, 2, w // 2, 2).mean((3, 5)).repeat(1, 4, 1, 1)
+
+
+class Resampled(nn.Module):
+    """Two levels down and up, each between two convolutions."""
+
+    def __init__(self, down, up):
+        super().__init__()
+        self.down, self.up = down, up
+        self.enter = nn.Conv2d(1, 4, 3, padding=1)
+        self.mid = nn.ModuleList(nn.Conv2d(16, 4, 3, padding=1) for _ in range(2))
+        self.back = nn.ModuleList(nn.Conv2d(4, 16, 3, padding=1) for _ in range(2))
+        self.leave = nn.Conv2d(4, 1, 3, padding=1)
+
+    def forward(self, x):
+        x = self.enter(x)
+        for layer in self.mid:
+            x = layer(self.down(x))
+        for layer in self.back:
+            x = self.up(layer(x))
+        return self.leave(x)
+
+
+@pytest.mark.parametrize(
+    ("down", "up"),
+    [
+        (divided, in_turn),
+        (divided, stacked),
+        (in_patches, brought_back),
+        (means_of_patches, spread_out),
+        (lambda x: x[:, :, ::2, ::2].repeat(1, 4, 1, 1), in_turn),
+        (nn.PixelUnshuffle(2), nn.PixelShuffle(2)),
+    ],
+    ids=["views", "stack", "unfold", "mean and expand", "slices", "shuffle"],
+)
+def test_resampling_by_reshapes_is_counted_as_gradients_see_it(down, up):
+    net = Resampled(down, up)
+    found = network_receptive_field(export(net, 2, 1, 64, 64))
+    assert found == support(net, 64)
+    assert found[0] == found[1]
+
+
+class Tokens(nn.Module):
+    """Four neighbours of a sequence become one token, and each one four again, channels last."""
+
+    def __init__(self):
+        super().__init__()
+        self.enter, self.leave = (nn.Conv2d(1, 4, 3, padding=1), nn.Conv2d(4, 1, 3, padding=1))
+        self.first, self.merge, self.expand = nn.Linear(4, 4), nn.Linear(16, 8), nn.Linear(8, 16)
+
+    def forward(self, x):
+        x = self.enter(x)
+        b, c, h, w = x.shape
+        x = self.first(x.flatten(2).transpose(1, 2)).relu()
+        x = x.view(b, h // 2, 2, w // 2, 2, c).permute(0, 1, 3, 2, 4, 5).reshape(b, -1, 4 * c)
+        x = self.expand(self.merge(x).relu())
+        x = x.view(b, h // 2, w // 2, 2, 2, c).permute(0, 1, 3, 2, 4, 5).reshape(b, h * w, c)
+        return self.leave(x.transpose(1, 2).reshape(b, c, h, w))
+
+
+class Windows(nn.Module):
+    """Windows of 4x4 in the batch, a layer on each of their pixels, and back; then every window."""
+
+    def __init__(self, within=False):
+        super().__init__()
+        self.enter, self.leave = (nn.Conv2d(1, 2, 3, padding=1), nn.Conv2d(2, 1, 3, padding=1))
+        self.layer = nn.Linear(16 if within else 2, 16 if within else 2)
+        self.within = within
+
+    def forward(self, x):
+        x = self.enter(x)
+        b, c, h, w = x.shape
+        x = x.view(b, c, h // 4, 4, w // 4, 4).permute(0, 2, 4, 3, 5, 1).reshape(-1, 16, c)
+        x = self.layer(x.transpose(1, 2)).transpose(1, 2) if self.within else self.layer(x)
+        x = x.view(b, h // 4, w // 4, 4, 4, c).permute(0, 5, 1, 3, 2, 4).reshape(b, c, h, w)
+        return self.leave(x)
+
+
+class OneSide(nn.Module):
+    """Overlapping windows along the width, laid out as channels; the height stays."""
+
+    def __init__(self):
+        super().__init__()
+        self.enter, self.leave = nn.Conv2d(1, 2, 3, padding=1), nn.Conv2d(6, 1, 3, padding=1)
+
+    def forward(self, x):
+        return self.leave(self.enter(x).unfold(3, 3, 2).movedim(4, 2).flatten(1, 2))
+
+
+class Picked(nn.Module):
+    """One pixel of each patch, and the patch's first row as channels."""
+
+    def __init__(self):
+        super().__init__()
+        self.leave = nn.Conv2d(3, 1, 3, padding=1)
+
+    def forward(self, x):
+        b, c, h, w = x.shape
+        x = x.view(b, c, h // 2, 2, w // 2, 2)
+        one, row = x[:, :, :, 1, :, 0], x.unbind(3)[0].permute(0, 1, 4, 2, 3).flatten(1, 2)
+        return self.leave(torch.cat([one, row], 1))
+
+
+@pytest.mark.parametrize(
+    "net",
+    [Tokens(), Windows(), Windows(within=True), OneSide(), Picked()],
+    ids=["tokens", "windows", "within windows", "one side", "picked"],
+)
+def test_what_lies_along_several_axes_is_counted_as_gradients_see_it(net):
+    assert network_receptive_field(export(net, 2, 1, 64, 64)) == support(net, 64)
+
+
+def test_a_signal_and_a_volume_in_patches():
+    class Patched(nn.Module):
+        def __init__(self, dims):
+            super().__init__()
+            kind = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[dims - 1]
+            self.dims, width = dims, 2**dims
+            self.enter = kind(1, 1, 3, padding=1)
+            self.mid, self.leave = kind(width, width, 3, padding=1), kind(1, 1, 3, padding=1)
+
+        def forward(self, x):
+            n, x = self.dims, self.enter(x)
+            sizes = [part for size in x.shape[2:] for part in (size // 2, 2)]
+            inner, outer = range(3, 2 * n + 2, 2), range(2, 2 * n + 2, 2)
+            y = x.view(*x.shape[:2], *sizes).permute(0, *inner, *outer, 1).squeeze(-1)
+            y = self.mid(y.flatten(1, n)).unflatten(1, (2,) * n).unsqueeze(1)
+            inward = range(n + 2, 2 * n + 2)
+            order = [axis for pair in zip(inward, range(2, n + 2), strict=True) for axis in pair]
+            return self.leave(y.permute(0, 1, *order).reshape(x.shape))
+
+    for dims, size in ((1, 64), (3, 16)):
+        net = Patched(dims)
+        found = network_receptive_field(export(net, 2, 1, *[size] * dims))
+        assert found == support(net, size, dims)
+        assert len(set(found)) == 1
+
+
 def test_one_and_three_dimensions():
     net = nn.Sequential(nn.Conv1d(1, 1, 5), nn.MaxPool1d(2), nn.Conv1d(1, 1, 3))
     assert network_receptive_field(export(net, 2, 1, 64)) == (10,)

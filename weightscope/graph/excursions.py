@@ -171,7 +171,7 @@ def _looks_around(node: fx.Node, branch: set[fx.Node], level: Mapping[fx.Node, i
         return False  # pools, perhaps what is pooled already
     if view == "product":
         return sum(n in branch for n in node.all_input_nodes) > 1
-    return view in ("whole", "spread", "unpool", "along", "roll")
+    return view in ("whole", "unfold", "spread", "unpool", "along", "roll")
 
 
 def without_excursions(capture: Capture, level: Mapping[fx.Node, int]) -> dict[fx.Node, int]:

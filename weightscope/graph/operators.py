@@ -43,6 +43,7 @@ View = Literal[
     "cat",
     "permute",
     "reshape",
+    "unfold",  # windows along one axis, laid out along a new last one
     "scatter",  # writes one tensor into a slice of another
     "after",  # shows a tensor after something was written into it, or into a slice of it
     "along",  # mixes the values along some dimensions: a mean, a softmax, a sum so far
@@ -221,6 +222,7 @@ _ROWS: tuple[tuple[str, Operator], ...] = (
         " broadcast_to atleast_1d atleast_2d atleast_3d",
         Operator(view="reshape", macs="free"),
     ),
+    ("unfold", Operator(view="unfold", macs="free")),
     ("slice", Operator(view="slice", channels="positions", macs="free")),
     ("narrow", Operator(view="slice")),
     (
@@ -240,7 +242,7 @@ _ROWS: tuple[tuple[str, Operator], ...] = (
     (
         "flip rot90 gather scatter scatter_add scatter_reduce index index_add index_copy index_fill"
         " index_put index_select masked_scatter masked_select take take_along_dim _unsafe_index"
-        " as_strided unfold fft_fft2 fft_ifft2",
+        " as_strided fft_fft2 fft_ifft2",
         Operator(view="whole", macs="free"),
     ),
     ("fft_rfft2", Operator(view="whole", macs="free", spectrum="half")),

@@ -14,12 +14,8 @@ from torch import Tensor, fx
 
 from weightscope.adapters.symbols import hint, is_symbolic
 from weightscope.graph.nodes import arguments, first_tensor, operator_of, tensor_of
-from weightscope.receptive_field.seen import (
-    Call,
-    Seen,
-    default_axes,
-    listed,
-)
+from weightscope.receptive_field import arrangements
+from weightscope.receptive_field.seen import Call, Seen, default_axes, listed
 from weightscope.receptive_field.spans import WHOLE, Span, join, read, shifted
 
 
@@ -109,7 +105,14 @@ def permute(call: Call) -> Seen:
     marked = torch.empty(tuple(range(2, value.dim() + 2)), device="meta")
     moved = cast(Any, call.node.target)(marked, *call.node.args[1:], **call.node.kwargs)
     place = {size - 2: axis for axis, size in enumerate(moved.shape)}
-    return replace(seen, axes=tuple(None if a is None else place[a] for a in seen.axes))
+    axes = tuple(None if a is None else place[a] for a in seen.axes)
+    return arrangements.permuted(replace(seen, axes=axes), [size - 2 for size in moved.shape])
+
+
+def unfold(call: Call) -> Seen:
+    """Windows along one axis, laid out along a new last axis."""
+    seen = call.together
+    return arrangements.patches(call, seen) or seen.all(WHOLE)
 
 
 def reshape(call: Call) -> Seen:
@@ -119,6 +122,10 @@ def reshape(call: Call) -> Seen:
     assert value is not None
     before, after = ([hint(s) for s in v.shape] for v in (value, call.value))
     name = operator_of(call.node)
+    followed = arrangements.reshaped(call, seen, name)
+    if followed is not None:
+        return followed
+    seen = arrangements.lost(seen)
     if name in ("aten::select", "aten::unbind", "aten::squeeze", "aten::unsqueeze"):
         return _with_axes(call, seen, before, after, name)
     if math.prod(before) != math.prod(after):  # repeated, expanded or stacked: from the right

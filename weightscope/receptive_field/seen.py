@@ -13,6 +13,7 @@ from torch import Tensor, fx
 from weightscope.adapters.symbols import hint
 from weightscope.graph.nodes import first_tensor, operator_of, tensor_of
 from weightscope.receptive_field import spans
+from weightscope.receptive_field.factors import Arrangement
 from weightscope.receptive_field.spans import WHOLE, Span
 
 Views: TypeAlias = tuple[Span, ...]
@@ -31,6 +32,8 @@ class Seen:
         folded: Whether positions were folded since they were last counted.
         patches: Kernel, stride, dilation and padding of windows whose values were laid out as
             channels and are not mixed yet: each still sees what one value of its window sees.
+        arrangement: Where some of the image's dimensions lie along several axes, or beside others
+            along one: the factors of every axis; the views count as its strides say. Else None.
     """
 
     views: Views
@@ -38,10 +41,11 @@ class Seen:
     image: tuple[int, ...]
     folded: bool = False
     patches: tuple[tuple[int, ...], ...] = ()
+    arrangement: Arrangement | None = None
 
     def all(self, span: Span) -> Seen:
         """The same tensor, with one span along every dimension."""
-        return replace(self, views=(span,) * len(self.views), patches=())
+        return replace(self, views=(span,) * len(self.views), patches=(), arrangement=None)
 
     def mixed(self) -> Seen:
         """The same tensor, where every value may come from any value of its window."""

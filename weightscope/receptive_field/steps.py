@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from torch import Tensor, fx
 
-from weightscope.adapters.symbols import is_symbolic
+from weightscope.adapters.symbols import hint, is_symbolic
 from weightscope.graph.nodes import arguments, first_tensor, operator_of, tensor_of
 from weightscope.graph.operators import View, facts
-from weightscope.receptive_field import places, sliding
+from weightscope.receptive_field import arrangements, places, sliding
 from weightscope.receptive_field.seen import Call, Seen, listed
 from weightscope.receptive_field.spans import UNKNOWN, WHOLE
 
@@ -28,8 +28,9 @@ def step(node: fx.Node, given: Mapping[fx.Node, Seen]) -> Seen | None:
     kind = "same" if node.target is operator.getitem else facts(operator_of(node)).view
     if kind not in ("same", "spread") or len({seen.patches for seen in given.values()}) > 1:
         given = {source: seen.mixed() for source, seen in given.items()}
-    call = Call(node, arguments(node), given)
-    return _STEPS[kind](call) if kind is not None else call.together.all(UNKNOWN)
+    call = Call(node, arguments(node), arrangements.ready(kind, given))
+    made = _STEPS[kind](call) if kind is not None else call.together.all(UNKNOWN)
+    return None if made is None else arrangements.checked(made, node)
 
 
 def is_unknown(node: fx.Node) -> bool:
@@ -68,6 +69,8 @@ def _along(call: Call) -> Seen:
     value = first_tensor(call.main)
     assert value is not None
     gone = [call.number(d) % value.dim() for d in listed(dims)]
+    if seen.arrangement is not None:
+        return _along_factors(call, seen, gone)
     if None in seen.axes and any(_is_position(value, seen, axis, len(gone)) for axis in gone):
         seen = seen.all(WHOLE)
     pairs = zip(seen.views, seen.axes, strict=True)
@@ -76,6 +79,14 @@ def _along(call: Call) -> Seen:
         return seen
     axes = (None if a in gone or a is None else a - sum(d < a for d in gone) for a in seen.axes)
     return replace(seen, axes=tuple(axes))
+
+
+def _along_factors(call: Call, seen: Seen, gone: Sequence[int]) -> Seen:
+    assert seen.arrangement is not None
+    for axis in gone:
+        seen = arrangements.mixed(seen, axis, 1)
+    keeps = call.value.dim() == len(seen.arrangement or ())
+    return seen if keeps else arrangements.without(seen, gone)
 
 
 def _is_position(value: Tensor, seen: Seen, axis: int, together: int = 1) -> bool:
@@ -95,6 +106,8 @@ def _linear(call: Call) -> Seen:
     seen = call.together
     value = tensor_of(call.main)
     assert value is not None
+    if seen.arrangement is not None:
+        return arrangements.mixed(seen, value.dim() - 1, hint(call.value.shape[-1]))
     return seen.all(WHOLE) if _is_position(value, seen, value.dim() - 1) else seen
 
 
@@ -140,6 +153,7 @@ _STEPS: Mapping[View, Callable[[Call], Seen | None]] = {
     "roll": places.roll,
     "cat": places.cat,
     "permute": places.permute,
+    "unfold": places.unfold,
     "reshape": places.reshape,
     "scatter": places.scatter,
     "after": places.after,

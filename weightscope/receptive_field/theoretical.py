@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from math import ceil
 from typing import Any, TypeAlias
 
@@ -21,6 +22,7 @@ from weightscope.adapters.symbols import hint
 from weightscope.graph.nodes import operator_of
 from weightscope.graph.stages import parameter_nodes
 from weightscope.graph.structure import Structure
+from weightscope.receptive_field.arrangements import settled
 from weightscope.receptive_field.seen import Seen, Views
 from weightscope.receptive_field.spans import PIXEL, WHOLE, Span, join
 from weightscope.receptive_field.steps import is_unknown, step
@@ -123,7 +125,7 @@ def propagate(
             made = _replaced(node, made, known[node.name])
         if made is not None:
             seen[node] = made
-    return {node: made.views for node, made in seen.items()}
+    return {node: settled(made).views for node, made in seen.items()}
 
 
 def _seed(node: fx.Node) -> Seen | None:
@@ -139,7 +141,7 @@ def _seed(node: fx.Node) -> Seen | None:
 
 def _replaced(node: fx.Node, made: Seen | None, views: Views) -> Seen:
     if made is not None and len(made.axes) == len(views):
-        return Seen(views, made.axes, made.image, made.folded)
+        return replace(settled(made), views=views, patches=())
     rank = node.meta["val"].dim()
     axes = tuple(range(rank - len(views), rank))
     return Seen(views, axes, (0,) * len(views))
