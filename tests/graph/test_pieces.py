@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -980,3 +981,58 @@ def test_windows_of_the_depth_alone_have_the_reductions_of_the_volume(model: InD
     x = torch.randn(2, 1, 16, 24, 32)
     assert variant.module.eval()(x).shape == model(x).shape
     assert verify(variant, sizes=[x], export=False).failures == ()
+
+
+def _as_channels(x: Tensor) -> Tensor:
+    return x.unfold(2, 2, 2).unfold(3, 2, 2).permute(0, 1, 4, 5, 2, 3).flatten(1, 3)
+
+
+def _as_channels_in_two_steps(x: Tensor) -> Tensor:
+    (b, _, h, w), windows = x.shape, x.unfold(2, 2, 2).unfold(3, 2, 2).contiguous()
+    return windows.view(b, -1, h // 2, w // 2, 4).movedim(4, 2).flatten(1, 2)
+
+
+def _means(x: Tensor) -> Tensor:
+    return x.unfold(2, 2, 2).unfold(3, 2, 2).mean((-1, -2)).repeat(1, 4, 1, 1)
+
+
+def _of_a_signal(x: Tensor) -> Tensor:
+    return x.unfold(2, 4, 4).transpose(2, 3).flatten(1, 2)
+
+
+class Unfolded(nn.Module):
+    """Two levels down by windows that ``Tensor.unfold`` lays out, and up by interpolation."""
+
+    def __init__(self, down: Callable[[Tensor], Tensor], dimensions: int = 2) -> None:
+        super().__init__()
+        kind = nn.Conv2d if dimensions == 2 else nn.Conv1d
+        self.down = down
+        self.enter, self.leave = kind(1, 4, 3, padding=1), kind(8, 1, 3, padding=1)
+        self.first, self.second = kind(16, 8, 3, padding=1), kind(32, 8, 3, padding=1)
+        self.back = kind(16, 4, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        top = self.enter(x)
+        middle = self.first(self.down(top)).relu()
+        deep = self.second(self.down(middle)).relu()
+        deep = F.interpolate(deep, size=middle.shape[2:])
+        up = F.interpolate(self.back(torch.cat([deep, middle], 1)).relu(), size=top.shape[2:])
+        return self.leave(torch.cat([up, top], 1))
+
+
+@pytest.mark.parametrize("down", [_as_channels, _as_channels_in_two_steps, _means, _of_a_signal])
+def test_patches_by_unfold_are_cut_before_they_are_laid_out(
+    down: Callable[[Tensor], Tensor],
+) -> None:
+    dimensions = 1 if down is _of_a_signal else 2
+    sizes = [(64, 48), (32, 96)] if dimensions == 2 else [(128,), (64,)]
+    net = Unfolded(down, dimensions)
+    structure = read_structure(net, torch.randn(2, 1, *sizes[0]))
+    assert not structure.refusals
+    assert [cut.keep_levels for cut in structure.cuts] == [1, 2]
+    assert structure.stage_of["first"].name == "encoder 1"
+    assert structure.stage_of["second"].name == "bottleneck"
+    for cut in structure.cuts:
+        variant = build(structure, make_plan(structure, cut, width=4))
+        for size in sizes:
+            assert variant.module(torch.randn(3, 1, *size)).shape == (3, 1, *size)

@@ -197,7 +197,7 @@ def _heads_of(vectors: Collection[str], depth: _Depth) -> set[fx.Node]:
 
 def _moves(node: fx.Node) -> bool:
     """Whether an operation only takes some of a tensor's numbers, or lays them out otherwise."""
-    taken = ("aten::slice", "aten::select", "aten::stack")
+    taken = ("aten::slice", "aten::select", "aten::stack", "aten::unfold")
     return operator_of(node) in (*REARRANGES, *JOINS, *taken)
 
 
@@ -291,7 +291,8 @@ def _split(
         and not (_crosses(node, dimensions) or _takes_added_tokens(node, coarse.places, levels))
         and (_images(node) in filtered or site(node, coarse.places, dimensions, levels) is None)
     ]
-    reshapes = [node for node in unreadable if operator_of(node) in REARRANGES]
+    laid_out = (*REARRANGES, "aten::unfold")
+    reshapes = [node for node in unreadable if operator_of(node) in laid_out]
     complexes = [n for n in reversed(nodes) if makes_tensor(n) and n.meta["val"].is_complex()]
     taken = [node for node in unreadable if operator_of(node) in _TAKEN]
     # before pixels become channels, numbers become complex, one side after the other is taken
