@@ -101,7 +101,7 @@ def verify(
       every output has the original's shape. What the original itself refuses (batch normalisation
       of one image at 1x1, in training mode) is left out.
     - ``alive``: in training mode every parameter that the original uses with autograd gets a
-      gradient.
+      gradient, but for those that ``Variant.untrained`` names.
     - ``copies``: a deep copy gives the same output.
     - ``loads``: saved, loaded and run, it gives the same output.
     - ``exports``: ``torch.export`` gives the same output.
@@ -391,7 +391,8 @@ def _alive(variant: Variant) -> str:
     if wrong := _backward(called(module, args, kwargs), variant.structure.model, args, kwargs):
         return wrong
     still = without_autograd(variant.structure.graph) | _still_heads(variant)
-    idle = variant.structure.dead_parameters  # of the original too
+    # of the original too, or of what only a loss that was dropped trained, as the variant says
+    idle = {*variant.structure.dead_parameters, *variant.untrained}
     dead = [
         name
         for name, parameter in module.named_parameters()

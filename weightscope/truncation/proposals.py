@@ -375,10 +375,19 @@ def _expected(most: StageVerdict | None) -> str:
     return f"{filled} the output responds on {where} with {most.loss:.2g} ({left})"
 
 
-def _lacking(structure: Structure, cut: Cut) -> str:
+def _lacking(structure: Structure, cut: Cut, without: Sequence[str]) -> str:
     """What a network without these levels does not return, in words; empty where it returns all."""
     lost = outputs_at(structure.lost_outputs(cut.keep_levels))
-    return f"; it does not return {lost}, computed in what is removed" if lost else ""
+    if not lost:
+        return ""
+    more = f" ({len(without)} in all)" if len(without) > 3 else ""
+    trains = (
+        f", and nothing else trains {', '.join(without[:3])}{more}; let the forward return such a"
+        " loss in parts, and those of the levels that stay are kept"
+        if without
+        else ""
+    )
+    return f"; it does not return {lost}, computed in what is removed{trains}"
 
 
 def _names(verdicts: Sequence[StageVerdict]) -> str:
@@ -396,7 +405,8 @@ def _predict(structure: Structure, assessment: Assessment, costs: Costs, cut: Cu
         return _refused(structure, costs, cut.keep_levels, text)
     return Proposal(
         keep_levels=cut.keep_levels,
-        evidence=_evidence(structure, assessment, cut.keep_levels) + _lacking(structure, cut),
+        evidence=_evidence(structure, assessment, cut.keep_levels)
+        + _lacking(structure, cut, drafted.untrained),
         refusal=saves_too_little(drafted.costs, costs),
         structure=structure,
         costs=costs,

@@ -7,6 +7,7 @@ import os
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, Literal
 
 from torch import Tensor, nn
@@ -22,8 +23,9 @@ from weightscope.graph.fixed import fixed_in
 from weightscope.graph.structure import Structure
 from weightscope.receptive_field import Pixels
 from weightscope.showing import OnOneScreen, outputs_at
-from weightscope.truncation.plan import Plan, describe, weights_digest
+from weightscope.truncation.plan import Plan, cut_of, describe, weights_digest
 from weightscope.truncation.recovery import Recovery, recover
+from weightscope.truncation.untrained import untrained
 
 Ranking = Literal["magnitude", "random"]
 
@@ -96,11 +98,25 @@ class Variant(OnOneScreen):
             "dropped": len(self.dropped),
             **({"takes no": ", ".join(left_out)} if left_out else {}),
             **({"does not return": lacking} if lacking else {}),
+            **({"no longer trained": ", ".join(self.untrained)} if self.untrained else {}),
         }
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Variant:
         """The same variant with a module of its own; the original is not copied."""
         return replace(self, module=deep_copy(self.module, memo))
+
+    @cached_property
+    def untrained(self) -> tuple[str, ...]:
+        """Parameters that are kept and that ``dropped_outputs`` alone trained, as a summed loss.
+
+        No output that is left has a gradient for them: they stay as they are. Where the forward
+        returns the parts of such a loss one by one, those of the levels that stay are returned.
+        """
+        if not self.dropped_outputs:
+            return ()
+        lost = untrained(self.structure, cut_of(self.structure, self.plan))
+        own = {name for name, _ in self.module.named_parameters()}
+        return tuple(name for name in lost if name in own)
 
     @property
     @outside_modes()
