@@ -991,3 +991,37 @@ def test_slices_that_are_worked_on_one_by_one_lie_at_the_level_of_their_volume()
         **{"e0": "encoder 0", "e1": "encoder 1", "e2": "bottleneck", "step": "bottleneck"},
         **{"d1": "decoder 1", "d0": "decoder 0", "last": "head"},
     }
+
+
+class Judged(nn.Module):
+    """A mask, and something that is told of it or of the features before it."""
+
+    def __init__(self, told: str) -> None:
+        super().__init__()
+        self.told = told
+        self.top, self.deep = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 8, 3, 2, 1)
+        self.join, self.mask = nn.Conv2d(12, 4, 3, padding=1), nn.Conv2d(4, 2, 1)
+        self.score, self.refine = nn.Linear(2, 1), nn.Conv2d(2, 2, 3, padding=1)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        top = self.top(x).relu()
+        deep = F.interpolate(self.deep(top).relu(), scale_factor=2.0)
+        mask = self.mask(self.join(torch.cat([top, deep], 1)).relu())
+        if self.told == "score":
+            return mask, self.score(mask.mean((2, 3)))
+        if self.told == "gated":
+            return mask.sigmoid() * self.score(mask.mean((2, 3)))[..., None, None], mask.mean()
+        return mask, self.refine(mask)  # a finer mask, of which the first is a draft
+
+
+@pytest.mark.parametrize(
+    ("told", "heads"),
+    [("score", {"mask", "score"}), ("gated", {"score"}), ("finer", {"refine"})],
+)
+def test_what_makes_a_mask_is_head_though_a_score_of_it_is_returned(
+    told: str, heads: set[str]
+) -> None:
+    structure = read_structure(Judged(told), torch.zeros(2, 3, 32, 32))
+    found = {layer for layer, stage in structure.stage_of.items() if stage.name == "head"}
+    assert found == heads
+    assert structure.stage_of["join"].name == "decoder 0"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from torch import fx, nn
@@ -265,12 +265,15 @@ def _head(
     parameters: Mapping[fx.Node, str],
     live: frozenset[fx.Node],
 ) -> set[fx.Node]:
-    """The last kernels on the way to the outputs, and what follows them."""
+    """The last kernels on the way to the outputs, and what follows them.
+
+    What tells something of a returned map (its quality, its loss) leads to no other map.
+    """
     kernels = _kernels(capture, places, parameters) & live
-    followed: set[fx.Node] = set()
-    for node in reversed(capture.nodes):
-        if any(u in followed or u in kernels for u in node.users if u in live):
-            followed.add(node)
+    to_maps = _on_the_way_to_maps(capture, live)
+    before_any = _before(capture, kernels, live)
+    before_maps = _before(capture, kernels & to_maps, live)
+    followed = (before_any - to_maps) | (before_maps & to_maps)
     head: set[fx.Node] = set()
     for node in capture.nodes:
         if node not in places or node in followed or node not in live:
@@ -281,6 +284,29 @@ def _head(
         elif any(n in head for n in node.all_input_nodes):
             head.add(node)
     return head
+
+
+def _before(
+    capture: Capture, kernels: Collection[fx.Node], live: Collection[fx.Node]
+) -> set[fx.Node]:
+    """What some kernels follow."""
+    found: set[fx.Node] = set()
+    for node in reversed(capture.nodes):
+        if any(u in found or u in kernels for u in node.users if u in live):
+            found.add(node)
+    return found
+
+
+def _on_the_way_to_maps(capture: Capture, live: Collection[fx.Node]) -> set[fx.Node]:
+    """What an output with positions is made of, and what that is."""
+    found: set[fx.Node] = set()
+    for node in reversed(capture.nodes):
+        value = tensor_of(node)
+        is_map = value is not None and any(hint(size) > 1 for size in value.shape[2:])
+        returned = is_map and any(user.op == "output" for user in node.users)
+        if returned or any(user in found for user in node.users if user in live):
+            found.add(node)
+    return found
 
 
 def inside_part(
