@@ -423,3 +423,41 @@ def test_encoders_that_pad_as_tensorflow_follow_every_size(architecture: str, en
             assert size == (250, 190)  # all but Unet want what 32 divides
             continue
         torch.testing.assert_close(graph(image), expected)
+
+
+class Listed(nn.Module):
+    """Images of sizes of their own, which the forward lays into one batch."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.how = how
+        self.top, self.deep = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 8, 3, 2, 1)
+        self.out = nn.Conv2d(12, 2, 3, padding=1)
+
+    def batch(self, images: list[Tensor]) -> Tensor:
+        high, wide = (-(-max(i.shape[side] for i in images) // 8) * 8 for side in (-2, -1))
+        if self.how == "written":
+            made = images[0].new_full([len(images), 3, high, wide], 0.0)
+            for number, image in enumerate(images):
+                made[number, :, : image.shape[-2], : image.shape[-1]].copy_(image)
+            return made
+        padded = [F.pad(i, (0, wide - i.shape[-1], 0, high - i.shape[-2])) for i in images]
+        return torch.cat(padded) if self.how == "joined" else torch.stack(padded)
+
+    def forward(self, images: list[Tensor]) -> Tensor:
+        top = self.top(self.batch([(image - 0.5) / 0.2 for image in images])).relu()
+        deep = F.interpolate(self.deep(top).relu(), scale_factor=2.0)
+        return self.out(torch.cat([top, deep], 1))
+
+
+@pytest.mark.parametrize("how", ["stacked", "written", "joined"])
+def test_images_that_are_padded_to_one_batch_have_its_levels(how: str) -> None:
+    ahead = (1,) if how == "joined" else ()
+    sides = [(40, 32), (32, 48), (24, 24)]
+    images = [torch.rand(*ahead, 3, *side) for side in sides]
+    structure = read_structure(Listed(how), (images,))
+    assert structure.reductions == ((1.0, 1.0), (2.0, 2.0))
+    variant = build(structure, make_plan(structure, structure.cuts[0], width=4))
+    assert len(set(variant.receptive_field)) == 1
+    others = [torch.rand(*ahead, 3, *side) for side in ((61, 47), (64, 64), (80, 33))]
+    assert variant.module(others).shape == (3, 2, 80, 64)

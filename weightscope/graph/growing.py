@@ -76,6 +76,33 @@ def resized_first(capture: Capture, images: Sequence[fx.Node]) -> fx.Node | None
     return found
 
 
+def padded_together(capture: Capture, images: Sequence[fx.Node], dimensions: int) -> fx.Node | None:
+    """Where images of sizes of their own are padded to one batch, before any kernel.
+
+    As large as the largest along each side, which none of them need be. None where nothing is.
+    """
+    of_each = [[free_symbols([size]) for size in space_of(image)] for image in images]
+    if any(len(set(sides)) < 2 for sides in zip(*of_each, strict=True)):
+        return None  # sizes that follow each other, or one side in common
+    reaching: dict[fx.Node, set[fx.Node]] = {image: {image} for image in images}
+    for node in capture.nodes:
+        value = first_tensor(node)
+        given = [reaching[n] for n in node.all_input_nodes if n in reaching]
+        if value is None or not given:
+            continue
+        reaching[node] = set().union(*given)
+        if facts(operator_of(node)).kernel:
+            return None
+        if len(reaching[node]) < len(images) or value.dim() != dimensions + 2:
+            continue
+        sides = [free_symbols([size]) for size in value.shape[2:]]
+        if all(
+            all(side & sides[axis] for axis, side in enumerate(image) if side) for image in of_each
+        ):
+            return node
+    return None
+
+
 def growing_sides(capture: Capture, images: Sequence[fx.Node], dimensions: int) -> dict[str, int]:
     """Free sides of the images that kernels see grow, and what stays of each while it does.
 

@@ -29,6 +29,7 @@ from weightscope.graph.growing import (
     growing_sides,
     has_maps_of_slices,
     image_inputs,
+    padded_together,
     resized_first,
     sizes_at,
     space_of,
@@ -159,11 +160,12 @@ def read_levels(capture: Capture, inputs: ExampleInputs) -> Levels:
     resized = resized_first(capture, images) if follows_the_input(capture) else None
     if resized is not None:
         image, channels = resized, 1
+    whole = padded_together(capture, images, inputs.dimensions) or image
     slices = inputs.dimensions == 3 and (
         takes_slices_apart(capture, image)
         or (inputs.held is not None and has_maps_of_slices(capture))
     )
-    reader = Positions(image, channels, small, large, slices=slices)
+    reader = Positions(image, channels, small, large, slices=slices, whole=whole)
     reader.begin_beside(images[1:])
     queries = Queries([*images, image])
     factor, pooled, told = _factors(capture, [*images, image], reader, queries)
@@ -183,7 +185,7 @@ def read_levels(capture: Capture, inputs: ExampleInputs) -> Levels:
         level = _where_it_is_used(capture, level, pooled)
         level = _where_it_asks(capture, level, queries.answered)
         reductions = _reductions(level, factor, reader, len(order), inputs.dimensions)
-        sizes = _sizes_at_the_example(image, reductions)
+        sizes = _sizes_at_the_example(whole, reductions)
         inside = tuple(map(hint, space_of(image))) if image is resized else ()
         maps = frozenset(sizes) | _sizes_of_maps(level.keys() - pooled, reader)
         empty, free = _some_empty(level, large), reader.growth != 1

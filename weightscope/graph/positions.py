@@ -49,6 +49,7 @@ class Positions:
         large: Those of a large one.
         slices: Whether those of one slice of a volume are counted: a network that is called with
             some slices at a time has any number of them.
+        whole: What images of several sizes are padded to, if they are.
     """
 
     def __init__(
@@ -59,14 +60,16 @@ class Positions:
         large: Probe,
         *,
         slices: bool = False,
+        whole: fx.Node | None = None,
     ) -> None:
-        shape = image.meta["val"].shape
+        shape, whole = image.meta["val"].shape, whole or image
         self.resized = image.op != "placeholder"
+        self.together = whole is not image
         self.rank, self.shape = len(shape), shape
         self.small, self.large = small, large
-        self._symbols = [free_symbols([size]) for size in space_of(image)]
-        self.sizes = tuple(map(large.size, space_of(image)))
-        self.small_sizes = tuple(map(small.size, space_of(image)))
+        self._symbols = [free_symbols([size]) for size in space_of(whole)]
+        self.sizes = tuple(map(large.size, space_of(whole)))
+        self.small_sizes = tuple(map(small.size, space_of(whole)))
         self.dimensions = len(self.sizes)
         self.positions = math.prod(self.sizes)
         self.growth = self.positions / math.prod(self.small_sizes)
@@ -79,7 +82,8 @@ class Positions:
         self.images = hint(shape[0])
         channels = 1 if channel is None else large.size(shape[channel])
         # images and, in a clip, their frames
-        self.batch = large.numel(image.meta["val"]) // (self.positions * channels)
+        own = math.prod(map(large.size, space_of(image)))
+        self.batch = large.numel(image.meta["val"]) // (own * channels)
         # numbers of images that lie beside each other: frames, or several images of one example
         self.stacks = {large.size(shape[0])}
         self.maps = {self.sizes}
@@ -104,7 +108,7 @@ class Positions:
 
     def of_image(self, image: fx.Node) -> float:
         """P_input / P of an image, one of several inputs perhaps."""
-        if self.resized:
+        if self.resized or self.together:
             return 1.0
         return self.positions / math.prod(map(self.large.size, space_of(image)))
 
