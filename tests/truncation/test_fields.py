@@ -156,3 +156,46 @@ def test_field_does_not_hang_on_the_size_that_was_read():
         structure = read_structure(Lateral(5), torch.randn(1, 1, size))
         fields.add(network_receptive_field(structure.program))
     assert fields == {(110,)}
+
+
+def _slices(x):
+    return x[:, :, ::2][..., ::2].repeat(1, 2, 1, 1)
+
+
+def _repeated(x):
+    return x.repeat_interleave(2, 2).repeat_interleave(2, 3)
+
+
+def _interleaved(x):
+    a, b, c, d = x.repeat(1, 4, 1, 1).chunk(4, 1)
+    rows = [torch.stack(pair, -1).flatten(-2) for pair in ((a, b), (c, d))]
+    return torch.stack(rows, -2).flatten(-3, -2)
+
+
+class SideAfterSide(nn.Module):
+    """Two levels, resampled along one side after the other."""
+
+    def __init__(self, up):
+        super().__init__()
+        self.up = up
+        self.enter, self.deep = nn.Conv2d(1, 2, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1)
+        self.deeper = nn.Conv2d(8, 4, 3, padding=1)
+        self.back, self.out = nn.Conv2d(8, 2, 3, padding=1), nn.Conv2d(4, 1, 3, padding=1)
+
+    def forward(self, x):
+        top = self.enter(x)
+        middle = self.deep(_slices(top)).relu()
+        deep = self.up(self.deeper(_slices(middle)).relu())
+        back = self.back(torch.cat([middle, deep], 1)).relu()
+        return self.out(torch.cat([top, self.up(back)], 1))
+
+
+@pytest.mark.parametrize("up", [_repeated, _interleaved])
+def test_a_cut_leaves_both_sides_of_an_image_alike(up):
+    structure = read_structure(SideAfterSide(up), torch.randn(2, 1, 64, 64))
+    assert [cut.keep_levels for cut in structure.cuts] == [1, 2]
+    for cut in structure.cuts:
+        variant = build(structure, make_plan(structure, cut, width=2))
+        high, wide = variant.receptive_field
+        assert high == wide
+        assert variant.module(torch.randn(1, 1, 32, 96)).shape == (1, 1, 32, 96)

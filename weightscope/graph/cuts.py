@@ -18,11 +18,12 @@ from weightscope.graph.beside import side_by_side, times
 from weightscope.graph.coarsen import Coarse
 from weightscope.graph.layouts import alike
 from weightscope.graph.levels import Levels
-from weightscope.graph.nodes import argument, has_effect, operator_of
+from weightscope.graph.nodes import argument, has_effect, operator_of, tensor_of
 from weightscope.graph.operators import REARRANGES, facts
 from weightscope.graph.pieces import JOINS, SPLITS
 from weightscope.graph.structure import Cut, Layout, Place, Refusal, Site
 from weightscope.graph.turns import in_runs, turned
+from weightscope.thresholds import LEVEL_RATIO
 
 
 def read_cuts(
@@ -295,11 +296,14 @@ def _split(
     reshapes = [node for node in unreadable if operator_of(node) in laid_out]
     complexes = [n for n in reversed(nodes) if makes_tensor(n) and n.meta["val"].is_complex()]
     taken = [node for node in unreadable if operator_of(node) in _TAKEN]
+    half = [n for n in reversed(nodes) if _is_half_way(n, coarse.places, dimensions, levels)]
     # before pixels become channels, numbers become complex, one side after the other is taken
-    for node in (*reshapes, *complexes, *taken):
+    for node in (*reshapes, *complexes, *taken, *half):
         if node.users and all(user in removed for user in node.users):
             removed.add(node)
-    for node in unreadable:  # what leaves before channels become pixels, or pixels are repeated
+    ways = {*unreadable, *half}
+    # what leaves before channels become pixels, or pixels are repeated
+    for node in [n for n in reversed(nodes) if n in ways]:
         stays = [user for user in node.users if user not in removed]
         moves = _moves_one_tensor(node, model, coarse.reached, weights)
         moves |= operator_of(node) in ("aten::stack", *JOINS)
@@ -318,6 +322,23 @@ def _split(
             below.add(node)
     removed |= below - _needed(nodes, removed)  # what comes up and goes down again
     return _Depth(nodes, nodes[-1], frozenset(removed), frozenset(below))
+
+
+def _is_half_way(
+    node: fx.Node, places: Mapping[str, Place], dimensions: int, levels: Levels
+) -> bool:
+    """Whether a map is only taken or repeated, along some of its sides and not yet the others."""
+    place, value = places.get(node.name), tensor_of(node)
+    if place is None or value is None or value.dim() != dimensions + 2:
+        return False
+    if operator_of(node) not in _HALF_WAYS:
+        return False
+    sides = zip(value.shape[2:], levels.sizes[place.level], strict=True)
+    steps = [max(hint(size), own) / max(1, min(hint(size), own)) for size, own in sides]
+    return min(steps) < LEVEL_RATIO <= max(steps)
+
+
+_HALF_WAYS = ("aten::repeat_interleave", "aten::flatten", "aten::slice")
 
 
 def _crosses(node: fx.Node, dimensions: int) -> bool:
