@@ -368,16 +368,21 @@ def test_a_depth_that_holds_the_last_layers_of_a_network_without_a_head() -> Non
     assert "head" not in last
 
 
-def shrinks(net: Net, x: Tensor) -> Tensor:
+def pools(net: Net, x: Tensor) -> Tensor:
     return F.max_pool2d(plain(net, x), 2)
 
 
+def shrinks(net: Net, x: Tensor) -> Tensor:
+    pooled = pools(net, x)
+    return F.conv2d(pooled, torch.ones(2, 2, 3, 3), padding=1)
+
+
 def returns_both(net: Net, x: Tensor) -> Any:
-    y = plain(net, x)
-    return F.max_pool2d(y, 2), y
+    return shrinks(net, x), plain(net, x)
 
 
 def test_an_output_at_a_level_that_stays() -> None:
+    assert cut(read_structure(Net(pools), IMAGE))(IMAGE).shape == (2, 2, 8, 8)
     refused = read_structure(Net(shrinks), IMAGE)
     assert "let the forward also return a prediction" in reason(refused)
     found = cut(read_structure(Net(returns_both), IMAGE))(IMAGE)

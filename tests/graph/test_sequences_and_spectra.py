@@ -1,5 +1,6 @@
 """Complex images, sequences whose features join others first, states in buffers."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,8 +10,10 @@ from networks import Small
 from torch import Tensor, nn
 
 import weightscope as ws
-from weightscope.errors import InputError
+from weightscope.errors import InputError, StructureError
 from weightscope.graph import read_structure, rebuild
+from weightscope.graph.levels import Levels
+from weightscope.graph.notes import finer_note
 from weightscope.truncation import verify
 from weightscope.truncation.building import build
 from weightscope.truncation.plan import find_cut, make_plan
@@ -95,12 +98,15 @@ def test_a_sequence_whose_features_join_others_first_has_them_last() -> None:
     torch.testing.assert_close(rebuild(structure)(call), model(call))
 
 
+def test_a_layout_by_which_a_layer_mixes_the_positions_is_refused_with_the_remedy() -> None:
+    with pytest.raises(StructureError, match="say them with layout="):
+        read_structure(Series().eval(), torch.randn(1, 32, 5), layout="NCL")
+
+
 def test_a_level_finer_than_the_image_that_nothing_enlarges_to_is_told() -> None:
-    call = torch.randn(1, 32, 5)
-    turned = read_structure(Series().eval(), call, layout="NCL")
-    assert turned.reductions[0][0] < 1
-    assert any("finer than the image" in note for note in turned.notes)
-    assert read_structure(Series().eval(), call).notes == ()
+    levels = Levels({}, ((0.5,), (1.0,)), ((64,), (32,)), frozenset(), False, {})
+    assert "finer than the image (reduction 0.5)" in finer_note(levels)
+    assert finer_note(replace(levels, reductions=((1.0,), (2.0,)))) == ""
 
 
 @pytest.mark.sample(1)
