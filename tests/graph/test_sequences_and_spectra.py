@@ -138,9 +138,32 @@ class OfAnyChannels(nn.Module):
 
 
 def test_other_channels_are_refused_by_name() -> None:
-    graph = rebuild(read_structure(OfAnyChannels(), torch.randn(1, 3, 16, 16)))
+    structure = read_structure(OfAnyChannels(), torch.randn(1, 3, 16, 16))
+    assert "read with 3 channels only, though the forward takes others" in structure.notes[0]
+    graph = rebuild(structure)
     with pytest.raises(InputError, match="x has 5 channels, and this network was read with 3"):
         graph(torch.randn(1, 5, 16, 16))
+
+
+class EachAlone(nn.Module):
+    """Works on each channel as on an image of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = Small()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x.flatten(0, 1).unsqueeze(1)).reshape(x.shape)
+
+
+def test_channels_that_are_images_of_their_own_are_free_by_the_layout_of_the_note() -> None:
+    model = EachAlone().eval()
+    (note,) = read_structure(model, torch.randn(2, 3, 16, 32)).notes
+    assert "with T in the place of C where each is an image of its own" in note
+    structure = read_structure(model, torch.randn(2, 3, 16, 32), layout="NTHW")
+    assert structure.notes == ()
+    x = torch.randn(1, 5, 32, 16)
+    torch.testing.assert_close(rebuild(structure)(x), model(x))
 
 
 class Remembering(Small):

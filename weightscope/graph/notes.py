@@ -12,7 +12,7 @@ from weightscope.adapters.symbols import hint, is_symbolic
 from weightscope.calls import say
 from weightscope.errors import keyword
 from weightscope.graph.capture import Capture, Turned, frames_read, images_read
-from weightscope.graph.growing import image_sizes
+from weightscope.graph.growing import image_inputs, image_sizes
 from weightscope.graph.layouts import images_of
 from weightscope.graph.levels import Levels
 from weightscope.graph.nodes import operator_of, raises, tensor_of
@@ -95,6 +95,19 @@ def ways_note(trial: Trial, inputs: ExampleInputs, refuses: Callable[[ExampleInp
                 " use"
             )
     return ""
+
+
+def channels_note(captured: Capture) -> str:
+    """What to say where the number of channels is held though the model takes others."""
+    held = [image for image in image_inputs(captured) if "channels" in image.meta]
+    if not held:
+        return ""
+    number = counted(int(held[0].meta["val"].shape[held[0].meta["channels"]]), "channel")
+    return (
+        f"read with {number} only, though the forward takes others. A variant refuses them; pass"
+        f" {keyword('example_inputs')} with as many as you use, or {keyword('layout')} with T in"
+        " the place of C where each is an image of its own"
+    )
 
 
 def frames_note(trial: Trial, captured: Capture, inputs: ExampleInputs) -> str:

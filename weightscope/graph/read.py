@@ -60,6 +60,7 @@ from weightscope.graph.nodes import argument, operator_of, tensor_of
 from weightscope.graph.notes import (
     arguments_note,
     batch_note,
+    channels_note,
     checks_note,
     finer_note,
     fixed_note,
@@ -457,6 +458,7 @@ def _read(
         wrapped,
         fixed_note(trial, captured, inputs, turned, stopped),
         frames_note(trial, captured, inputs),
+        channels_note(captured),
         inside_note(levels.inside),
         finer_note(levels),
         batch_note(trial, captured, inputs),
