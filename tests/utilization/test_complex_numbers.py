@@ -89,6 +89,10 @@ class Parts(nn.Module):
         super().__init__()
         self.last = last
         self.deep, self.head = nn.Conv2d(2, 2, 1), nn.Conv2d(4, 2, 1)
+        # better than no network at all: which way a metric points is read off that
+        with torch.no_grad():
+            self.head.weight[:, :2] += torch.eye(2)[:, :, None, None]
+            self.head.weight *= torch.tensor([1.0, 1.0, 0.1, 0.1])[:, None, None]
 
     def forward(self, x):
         below = F.interpolate(self.deep(F.avg_pool2d(x, 2)), scale_factor=2.0)

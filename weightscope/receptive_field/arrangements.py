@@ -31,8 +31,8 @@ def begun(seen: Seen, value: Tensor) -> Arrangement | None:
     if seen.arrangement is not None:
         return seen.arrangement
     sizes = [hint(size) for size in value.shape]
-    if any(axis is None or sizes[axis] == 1 for axis in seen.axes):
-        return None
+    if any(axis is None or axis >= len(sizes) or sizes[axis] == 1 for axis in seen.axes):
+        return None  # one that is not there lies in what the tensor was a part of
     counted = {axis: dimension for dimension, axis in enumerate(seen.axes)}
     return tuple(tidy([Factor(size, counted.get(axis))]) for axis, size in enumerate(sizes))
 
