@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from weightscope.adapters.symbols import hint
@@ -189,3 +190,24 @@ def test_what_follows_a_map_that_is_written_pixel_by_pixel_lies_there(like: bool
     stages = {layer: stage.name for stage in structure.stages for layer in stage.layers}
     assert stages["up1.look"] == "decoder 1"
     assert stages["up0.look"] == stages["up0.mix"] == "decoder 0"
+
+
+class InChunks(nn.Module):
+    """A signal of one length, which is scaled in chunks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.scales = nn.Parameter(torch.rand(4, 64)), nn.Parameter(torch.rand(8))
+        self.top, self.deep = nn.Conv1d(1, 4, 3, padding=1), nn.Conv1d(4, 8, 3, 2, 1)
+        self.up = nn.Conv1d(12, 1, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        top = self.top(x) + self.table
+        top = (top.unflatten(2, (-1, 8)) * self.scales).flatten(2)
+        deep = F.interpolate(self.deep(top).relu(), scale_factor=2.0)
+        return self.up(torch.cat([deep, top], 1))
+
+
+def test_chunks_of_a_signal_of_one_length_are_laid_back_as_it_was() -> None:
+    structure = read_structure(InChunks().eval(), torch.rand(2, 1, 64))
+    assert structure.reductions == ((1,), (2,))

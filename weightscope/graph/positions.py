@@ -394,13 +394,12 @@ class Positions:
         batch, *blocks = map(hint, blocked.shape)
         if batch != made[0] or math.prod(blocks) != math.prod(made[1:]):
             return None
-        if len(made) == 3:  # tokens: of each side the number of blocks, then how many are in each
-            tokens = (
-                blocks[: self.dimensions],
-                [*map(math.prod, zip(blocks[::2], blocks[1::2], strict=False))],
-            )
-            fits = [s for s in tokens if math.prod(s[: self.dimensions]) == made[1]]
-            is_last = any(self._stretched(s[: self.dimensions]) < _STRETCHED for s in fits)
+        if len(made) < self.dimensions + 2:  # tokens
+            numbers = blocks[: self.dimensions]  # of blocks along each side, what is in each behind
+            pairs = list(zip(blocks[::2], blocks[1::2], strict=False))  # each behind its number
+            ways_of_tokens = numbers, [*map(math.prod, pairs[: self.dimensions])]
+            sides = [s for s in ways_of_tokens if math.prod(s) == made[1]]
+            is_last = any(self._stretched(s) < _STRETCHED for s in sides)
             return "channels_last" if is_last else None
         ways = {"channels_first": made[2:], "channels_last": made[1:-1]}
         found = [way for way, sides in ways.items() if self._stretched(sides) < _STRETCHED]
