@@ -355,3 +355,29 @@ def test_keys_of_patches_lie_where_they_are_looked_up(fused: bool) -> None:
     at_one = {stages[name] for name in ("patches", "norm", "keys", "ask", "stem")}
     assert at_one == {"encoder 1"}
     assert stages["deep"] == "bottleneck"
+
+
+class Codebook(nn.Module):
+    """Takes the nearest of so many codes at each position, by ``torch.gather``."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.codes = nn.Buffer(torch.randn(16, 8))
+        self.top, self.deep = nn.Conv2d(3, 8, 4, 2, 1), nn.Conv2d(8, 8, 4, 2, 1)
+        self.rise, self.out = nn.ConvTranspose2d(8, 8, 4, 2, 1), nn.ConvTranspose2d(8, 3, 4, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        deep = self.deep(self.top(x).relu())
+        found = deep.flatten(2).transpose(1, 2)
+        codes = self.codes.expand(len(x), -1, -1)
+        nearest = torch.cdist(found, codes).argmin(-1)[..., None].expand(-1, -1, 8)
+        taken = torch.gather(codes, 1, nearest).transpose(1, 2).reshape(deep.shape)
+        return self.out(self.rise(taken).relu())
+
+
+def test_codes_that_are_looked_up_lie_at_each_position() -> None:
+    structure = read_structure(Codebook().eval(), torch.rand(2, 3, 32, 48))
+    assert structure.reductions == ((1, 1), (2, 2), (4, 4))
+    stages = {layer: stage.name for stage in structure.stages for layer in stage.layers}
+    assert stages["deep"] == "bottleneck"
+    assert stages["rise"] == "decoder 1"

@@ -68,7 +68,9 @@ class Queries:
             weights = tensor_of(asked)
             number = None if weights is None else hint(weights.shape[-1])
             return (hint(value.shape[-2]), number) == self._alike[asked]
-        return view == "whole" and asked not in self._positions
+        # of a table (a codebook) a vector is looked up for each position
+        looks_up = operator_of(node) in ("aten::gather", "aten::index_select")
+        return view == "whole" and not looks_up and asked not in self._positions
 
     def _likeness(self, node: fx.Node) -> tuple[int, int] | None:
         """How many queries a product is alike to how many positions; None of all else.
