@@ -396,8 +396,9 @@ patches that are cut out (StackDMPHN) levels are found that are none, as is one 
 by a window of 49. Of smalldiffusion's Unet one legal depth is refused. Mended since: tensors that
 are made objects of a class of one's own, what may be left out, one large window, padded maps with
 about as many channels as positions a side, patches that are merged, and halves of halves, which
-makes six of these right; and MoisesLight is refused with the reason that our truth asks for, since
-samples are guessed.
+makes six of these right. MoisesLight was refused with the reason that our truth asks for, since
+samples are guessed; now that inverse transforms are followed it is read, with levels by the samples
+that are none, and two of its depths do not build.
 
 The eleventh, ten networks of ten packages, came out at 60 %: 6. Of a U-net for thick slices, which
 takes only sizes that are four more than multiples of eight, no example was guessed. Two that look
