@@ -87,3 +87,33 @@ def test_layers_that_mix_the_positions_of_a_side_lie_at_their_level() -> None:
     stages = {layer: stage.name for stage in structure.stages for layer in stage.layers}
     assert stages["rows"] == stages["columns"] == "encoder 1"
     assert [cut.keep_levels for cut in structure.cuts] == [1, 2]
+
+
+class DualPath(nn.Module):
+    """Takes the deepest features in chunks, along which one layer goes, and another one across."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.top, self.deep = nn.Conv1d(1, 4, 8, 4, 2), nn.Conv1d(4, 8, 8, 4, 2)
+        self.along, self.across = nn.GRU(8, 8, batch_first=True), nn.GRU(8, 8, batch_first=True)
+        self.norm = nn.GroupNorm(1, 8)
+        self.up1, self.up0 = nn.ConvTranspose1d(8, 4, 4, 4), nn.ConvTranspose1d(4, 1, 4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        top = self.top(x).relu()
+        chunks = self.deep(top).relu().unflatten(2, (-1, 4)).transpose(2, 3)  # (B, C, K, S)
+        batch, channels, size, number = chunks.shape
+        along = self.along(chunks.permute(0, 3, 2, 1).reshape(-1, size, channels))[0]
+        along = along.reshape(batch, number, size, channels).permute(0, 3, 2, 1)
+        chunks = chunks + self.norm(along)
+        across = self.across(chunks.permute(0, 2, 3, 1).reshape(-1, number, channels))[0]
+        across = across.reshape(batch, size, number, channels).permute(0, 3, 1, 2)
+        deep = (chunks + self.norm(across)).transpose(2, 3).flatten(2)
+        return self.up0(self.up1(deep).relu() + top)
+
+
+def test_norms_of_chunks_of_a_signal_make_no_level() -> None:
+    structure = read_structure(DualPath().eval(), torch.rand(2, 1, 256))
+    assert structure.reductions == ((1,), (4,), (16,))
+    stages = {layer: stage.name for stage in structure.stages for layer in stage.layers}
+    assert {stages[name] for name in ("deep", "along", "norm", "across")} == {"bottleneck"}
