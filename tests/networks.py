@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from weightscope.graph import Structure
+
 _CONV = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 _NORM = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
 _POOL = {1: nn.MaxPool1d, 2: nn.MaxPool2d, 3: nn.MaxPool3d}
@@ -451,3 +453,8 @@ class Small(nn.Module):
         deep = self.deep(F.max_pool2d(top, 2)).relu()
         joined = torch.cat([top, F.interpolate(deep, top.shape[2:])], 1)
         return self.out(self.up(joined).relu())
+
+
+def places(structure: Structure) -> dict[str, str]:
+    """The stage of each layer."""
+    return {layer: stage.name for layer, stage in structure.stage_of.items()}

@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from networks import places
 from torch import Tensor, nn
 
 from weightscope.graph import read_structure
@@ -84,7 +85,7 @@ class Permutator(nn.Module):
 def test_layers_that_mix_the_positions_of_a_side_lie_at_their_level() -> None:
     structure = read_structure(Permutator().eval(), torch.rand(2, 2, 32, 48))
     assert structure.reductions == ((1, 1), (2, 2), (4, 4))
-    stages = {layer: stage.name for stage in structure.stages for layer in stage.layers}
+    stages = places(structure)
     assert stages["rows"] == stages["columns"] == "encoder 1"
     assert [cut.keep_levels for cut in structure.cuts] == [1, 2]
 
@@ -115,5 +116,5 @@ class DualPath(nn.Module):
 def test_norms_of_chunks_of_a_signal_make_no_level() -> None:
     structure = read_structure(DualPath().eval(), torch.rand(2, 1, 256))
     assert structure.reductions == ((1,), (4,), (16,))
-    stages = {layer: stage.name for stage in structure.stages for layer in stage.layers}
+    stages = places(structure)
     assert {stages[name] for name in ("deep", "along", "norm", "across")} == {"bottleneck"}

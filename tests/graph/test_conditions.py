@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from networks import Small
+from networks import Small, places
 from torch import Tensor, nn
 
 import weightscope as ws
@@ -68,7 +68,7 @@ def test_a_vector_with_the_axes_of_an_image_is_no_image(how: str) -> None:
     structure = read_structure(model, tuple(map(torch.rand, shapes)))
     assert structure.reductions == ((1, 1), (2, 2))
     assert structure.notes == ()
-    stages = {layer: stage.name for stage in structure.stages for layer in stage.layers}
+    stages = places(structure)
     assert stages["net.top"] == "encoder 0"
     assert _small(structure)(*map(torch.rand, others)).shape == (3, 1, 64, 32)
 
@@ -161,7 +161,7 @@ def test_a_kernel_that_is_laid_into_a_map_makes_no_level(written: bool) -> None:
         Deblurring(written).eval(), (torch.rand(2, 1, 32, 48), torch.rand(2, 1, 5, 5))
     )
     assert structure.reductions == ((1, 1), (2, 2))
-    stages = {layer: stage.name for stage in structure.stages for layer in stage.layers}
+    stages = places(structure)
     assert stages["net.top"] == "encoder 0"
     assert stages["net.deep"] == "bottleneck"
     assert _small(structure)(torch.rand(3, 1, 64, 32), torch.rand(3, 1, 7, 5)).shape == (

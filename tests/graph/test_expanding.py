@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from networks import places
 from torch import Tensor, nn
 
 from weightscope.adapters.symbols import hint
@@ -187,7 +188,7 @@ def test_what_follows_a_map_that_is_written_pixel_by_pixel_lies_there(like: bool
     torch.manual_seed(0)
     structure = read_structure(Wavelets(like).eval(), torch.rand(2, 3, 32, 48))
     assert structure.reductions == ((1, 1), (2, 2), (4, 4))
-    stages = {layer: stage.name for stage in structure.stages for layer in stage.layers}
+    stages = places(structure)
     assert stages["up1.look"] == "decoder 1"
     assert stages["up0.look"] == stages["up0.mix"] == "decoder 0"
 

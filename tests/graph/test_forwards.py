@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from networks import places
 from torch import Tensor, fx, nn
 from torch.nn.utils import parametrizations
 from torch.utils.checkpoint import checkpoint
@@ -23,8 +24,8 @@ from weightscope.adapters import numbers, pytree, tracing
 from weightscope.adapters.numbers import free_numbers
 from weightscope.cost import count_costs
 from weightscope.errors import InputError, StructureError
-from weightscope.graph import Structure, read_structure, rebuild
 from weightscope.graph import capture as captures
+from weightscope.graph import read_structure, rebuild
 from weightscope.truncation import verify
 from weightscope.truncation.building import build
 from weightscope.truncation.plan import find_cut, make_plan
@@ -57,10 +58,6 @@ class Small(nn.Module):
 
 PLACES = {"top": "encoder 0", "deep": "bottleneck", "up": "decoder 0", "out": "head"}
 IMAGE = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
-
-
-def places(structure: Structure) -> dict[str, str]:
-    return {layer: stage.name for layer, stage in structure.stage_of.items()}
 
 
 def under_autocast(model: Small, x: Tensor) -> Tensor:

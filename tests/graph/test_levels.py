@@ -5,16 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
+from networks import places
 from torch import Tensor, nn
 
 import weightscope as ws
 from weightscope.errors import StructureError
-from weightscope.graph import Structure, growing, read_structure, rebuild
+from weightscope.graph import growing, read_structure, rebuild
 from weightscope.receptive_field import receptive_fields
-
-
-def places(structure: Structure) -> dict[str, str]:
-    return {layer: stage.name for layer, stage in structure.stage_of.items()}
 
 
 class Small(nn.Module):

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from networks import places
 from torch import Tensor, nn
 
 from weightscope.errors import ForwardError, InputError, StructureError, TruncationError
@@ -20,10 +21,6 @@ from weightscope.truncation.plan import make_plan
 
 def block(in_channels: int, channels: int) -> nn.Sequential:
     return nn.Sequential(nn.Conv2d(in_channels, channels, 3, padding=1), nn.ReLU())
-
-
-def places(structure: Structure) -> dict[str, str]:
-    return {layer: stage.name for layer, stage in structure.stage_of.items()}
 
 
 def legal(structure: Structure) -> list[int]:

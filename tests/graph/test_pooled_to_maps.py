@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
+from networks import places
 from torch import Tensor, nn
 
-from weightscope.graph import Structure, read_structure, rebuild
+from weightscope.graph import read_structure, rebuild
 from weightscope.truncation import verify
 from weightscope.truncation.building import build
 from weightscope.truncation.plan import make_plan
@@ -15,10 +16,6 @@ from weightscope.truncation.plan import make_plan
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 MAXIMA = (F.adaptive_max_pool1d, F.adaptive_max_pool2d, F.adaptive_max_pool3d)
 AVERAGES = (F.adaptive_avg_pool1d, F.adaptive_avg_pool2d, F.adaptive_avg_pool3d)
-
-
-def places(structure: Structure) -> dict[str, str]:
-    return {layer: stage.name for layer, stage in structure.stage_of.items()}
 
 
 class Remembers(nn.Module):

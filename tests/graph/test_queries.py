@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from networks import places
 from torch import Tensor, nn
 
 import weightscope as ws
@@ -186,7 +187,7 @@ class FromFineToCoarse(Pixels):
 def test_an_attention_lies_at_one_level_with_what_only_asks_there(batch_first: bool) -> None:
     model = FromFineToCoarse(batch_first=batch_first).eval()
     structure = read_structure(model, torch.rand(1, 1, 32, 32))
-    stages = {layer: stage.name for stage in structure.stages for layer in stage.layers}
+    stages = places(structure)
     assert stages["first"] == stages["first.out_proj"] == "encoder 1"
     assert {stages[name] for name in ("between", "then", "then.out_proj")} == {"bottleneck"}
     call = torch.rand(2, 1, 48, 32)
@@ -244,7 +245,7 @@ def test_every_depth_is_cut(kind: type[Pixels]) -> None:
 
 def test_queries_that_asked_at_two_levels_lie_at_the_shallower() -> None:
     structure = read_structure(AtTwoLevels().eval(), torch.rand(1, 1, 32, 32))
-    stages = {layer: stage.name for stage in structure.stages for layer in stage.layers}
+    stages = places(structure)
     assert stages["first.out_proj"] == "bottleneck"
     assert stages["then.out_proj"] == "decoder 1"
 
@@ -351,7 +352,7 @@ def test_keys_of_patches_lie_where_they_are_looked_up(fused: bool) -> None:
     torch.manual_seed(0)
     structure = read_structure(FewerKeys(fused).eval(), torch.rand(2, 3, 64, 96))
     assert structure.reductions == ((1, 1), (4, 4), (8, 8))
-    stages = {layer: stage.name for stage in structure.stages for layer in stage.layers}
+    stages = places(structure)
     at_one = {stages[name] for name in ("patches", "norm", "keys", "ask", "stem")}
     assert at_one == {"encoder 1"}
     assert stages["deep"] == "bottleneck"
@@ -378,6 +379,6 @@ class Codebook(nn.Module):
 def test_codes_that_are_looked_up_lie_at_each_position() -> None:
     structure = read_structure(Codebook().eval(), torch.rand(2, 3, 32, 48))
     assert structure.reductions == ((1, 1), (2, 2), (4, 4))
-    stages = {layer: stage.name for stage in structure.stages for layer in stage.layers}
+    stages = places(structure)
     assert stages["deep"] == "bottleneck"
     assert stages["rise"] == "decoder 1"

@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from networks import places
 from torch import Tensor, nn
 
 from weightscope.graph import read_structure
@@ -67,7 +68,7 @@ def test_two_images_have_the_levels_of_their_own_sizes(
     model = kind().eval()
     structure = read_structure(model, (torch.rand(2, 3, 64, 64), torch.rand(2, 3, *size)))
     assert structure.reductions == ((1, 1), (2, 2), (4, 4))
-    stages = {layer: stage.name for stage in structure.stages for layer in stage.layers}
+    stages = places(structure)
     assert stages["encoder.top"] == "encoder 0"
     assert stages["encoder.deep"] == "bottleneck"
     for keep in (1, 2):

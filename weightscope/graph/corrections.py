@@ -13,13 +13,12 @@ from torch import Tensor, fx
 
 from weightscope.adapters.symbols import key
 from weightscope.graph.nodes import argument, first_tensor, operator_of, raises, tensor_of
-from weightscope.graph.operators import RESHAPES, facts
+from weightscope.graph.operators import ATTENDS, RESHAPES, facts
 from weightscope.graph.pieces import JOINS, ONE_OF, SPLITS, ancestors, tiles_in_columns
 from weightscope.graph.positions import Positions, elements
 from weightscope.graph.writes import writes_into_new
 from weightscope.thresholds import LEVEL_RATIO
 
-_ATTENDS = ("product", "whole")  # queries to keys and values
 _STACKS = ("aten::stack",)
 _RESHAPES = (*RESHAPES, "aten::flatten", "aten::unflatten")
 
@@ -147,7 +146,7 @@ def _where_queries_lie(
     found: dict[fx.Node, float] = {}
     for node in factor:
         given = [factor[n] for n in node.all_input_nodes if n in factor]
-        attends = node not in told and facts(operator_of(node)).view in _ATTENDS
+        attends = node not in told and facts(operator_of(node)).view in ATTENDS
         if not attends or not given or _alike(given):
             continue
         between, behind = _up_to_what_tells(node, factor, told)

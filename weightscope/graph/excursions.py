@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from torch import fx
 
 from weightscope.graph.capture import Call, Capture
 from weightscope.graph.nodes import argument, first_tensor, operator_of, raises, root
-from weightscope.graph.operators import facts
+from weightscope.graph.operators import ATTENDS, facts
 from weightscope.graph.pieces import ancestors
 from weightscope.graph.positions import Positions
-
-_ATTENDS = ("product", "whole")  # queries to keys and values
 
 
 def without_sequences(
@@ -86,19 +84,17 @@ def without_coarse_answers(capture: Capture, level: Mapping[fx.Node, int]) -> di
     A network that came back up may answer for each of some positions together (an epoch of a
     recording, a bin of a sequence): nothing there looks around, and nothing comes up again.
     """
-    flat = dict(level)
-    for own in sorted(set(level.values())):
-        for branch in _branches(capture, flat, own):
-            exits = {user for node in branch for user in node.users} - branch
-            sources = {n for node in branch for n in node.all_input_nodes if n in flat} - branch
-            came_up = all(
-                flat[n] == own and any(flat.get(m, own) > own for m in ancestors(n))
-                for n in sources
-            )
-            returned = exits and all(user.op == "output" for user in exits)
-            if returned and came_up and not any(_looks_around(n, branch, flat) for n in branch):
-                flat.update(dict.fromkeys(branch, own))
-    return flat
+
+    def answers(branch: set[fx.Node], flat: Mapping[fx.Node, int], own: int) -> bool:
+        sources = {n for node in branch for n in node.all_input_nodes if n in flat} - branch
+        return (
+            all(user.op == "output" for user in _exits(branch))
+            and not any(_looks_around(n, branch, flat) for n in branch)
+            and all(flat[n] == own for n in sources)
+            and all(any(flat.get(m, own) > own for m in ancestors(n)) for n in sources)
+        )
+
+    return _without_branches(capture, level, answers)
 
 
 def without_fewer_keys(capture: Capture, level: Mapping[fx.Node, int]) -> dict[fx.Node, int]:
@@ -107,15 +103,38 @@ def without_fewer_keys(capture: Capture, level: Mapping[fx.Node, int]) -> dict[f
     Keys and values are made of patches there (reduced attention), and lead nowhere else: nothing
     that looks around works at the coarser resolution.
     """
+
+    def is_looked_up(branch: set[fx.Node], flat: Mapping[fx.Node, int], own: int) -> bool:
+        around = (n for n in branch if not _takes_patches(n))
+        asked = all(facts(operator_of(user)).view in ATTENDS for user in _exits(branch))
+        return asked and not any(_looks_around(n, branch, flat) for n in around)
+
+    return _without_branches(capture, level, is_looked_up)
+
+
+def _without_branches(
+    capture: Capture,
+    level: Mapping[fx.Node, int],
+    strays: Callable[[set[fx.Node], Mapping[fx.Node, int], int], bool],
+) -> dict[fx.Node, int]:
+    """Give what hangs together below a level that level, where it only strays from it.
+
+    Args:
+        capture: The exported program.
+        level: Level of each node.
+        strays: Whether a branch does, with the levels so far and that which it hangs below.
+    """
     flat = dict(level)
     for own in sorted(set(level.values())):
         for branch in _branches(capture, flat, own):
-            exits = {user for node in branch for user in node.users} - branch
-            asked = exits and all(facts(operator_of(user)).view in _ATTENDS for user in exits)
-            around = (n for n in branch if not _takes_patches(n))
-            if asked and not any(_looks_around(n, branch, flat) for n in around):
+            if _exits(branch) and strays(branch, flat, own):
                 flat.update(dict.fromkeys(branch, own))
     return flat
+
+
+def _exits(branch: set[fx.Node]) -> set[fx.Node]:
+    """What is given something of a branch, and is none of it."""
+    return {user for node in branch for user in node.users} - branch
 
 
 def _takes_patches(node: fx.Node) -> bool:

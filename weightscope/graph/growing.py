@@ -182,9 +182,10 @@ def strides_over_frames(capture: Capture, inputs: ExampleInputs) -> bool:
         return False
     for node in capture.nodes:
         value, stride = tensor_of(node), argument(node, "stride")
-        three = facts(operator_of(node)).kernel and value is not None and value.dim() == rank
+        if value is None or value.dim() != rank or not facts(operator_of(node)).kernel:
+            continue
         first = stride[0] if isinstance(stride, list | tuple) and stride else 1
-        if three and first != 1 and value is not None and hint(value.shape[2]) > 1:
+        if first != 1 and hint(value.shape[2]) > 1:
             return True
     return False
 

@@ -267,7 +267,7 @@ def _laid_out(trial: Trial, inputs: ExampleInputs, layout: str | None) -> Exampl
         layout = _told_apart(trial, inputs, image, layout)
         layout = layout or _frame_by_frame(trial, inputs, image, first)
         layout = layout or _of_signals(trial, inputs, image, first)
-        layout = layout or _of_slices(image, trial.slices(inputs))
+        layout = layout or (_of_slices(image, trial.slices(inputs)) if first is None else "")
         if not layout and has_batch_elsewhere(image.shape, first):
             raise InputError(
                 f"the first convolution of {trial.name} takes another axis of"

@@ -313,6 +313,9 @@ _ROWS: tuple[tuple[str, Operator], ...] = (
 )
 
 
+ATTENDS = ("product", "whole")
+"""Views of operators by which queries attend to keys and values."""
+
 RESHAPES = ("aten::reshape", "aten::view", "aten::_unsafe_view")
 """Give a tensor other axes in the same order of its numbers."""
 

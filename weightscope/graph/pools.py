@@ -59,18 +59,23 @@ def maximum(x: Tensor, kernel_size: Sequence[int]) -> Tensor:
     return pool(x, tuple(kernel_size))
 
 
-_LIBRARY.define(  # type: ignore[no-untyped-call]
-    "linspace(Scalar start, Scalar end, SymInt steps, ScalarType? dtype, Device? device) -> Tensor"
-)
-LINSPACE = torch.ops.weightscope.linspace.default
+def _operator(schema: str, shapes: Callable[..., Tensor]) -> Any:
+    """An operator of our own by its schema, of which tracing needs the shapes alone."""
+    name = schema.partition("(")[0]
+    _LIBRARY.define(schema)  # type: ignore[no-untyped-call]
+    torch.library.register_fake(f"weightscope::{name}", shapes, lib=_LIBRARY)
+    return getattr(torch.ops.weightscope, name).default
 
 
-@torch.library.register_fake(  # type: ignore[untyped-decorator]
-    "weightscope::linspace", lib=_LIBRARY
-)
 def _steps_only(start: Any, end: Any, steps: Any, dtype: Any, device: Any) -> Tensor:
     """What tracing needs of a grid."""
     return torch.empty(steps, dtype=dtype, device=device)
+
+
+LINSPACE = _operator(
+    "linspace(Scalar start, Scalar end, SymInt steps, ScalarType? dtype, Device? device) -> Tensor",
+    _steps_only,
+)
 
 
 def linspace(start: Any, end: Any, steps: Any, dtype: Any, device: Any) -> Tensor:
@@ -78,19 +83,16 @@ def linspace(start: Any, end: Any, steps: Any, dtype: Any, device: Any) -> Tenso
     return torch.linspace(start, end, steps, dtype=dtype, device=device)
 
 
-_LIBRARY.define(  # type: ignore[no-untyped-call]
-    "resized(Tensor x, Scalar[] factors, SymInt[] size, str mode, bool? corners, bool smooth)"
-    " -> Tensor"
-)
-RESIZED = torch.ops.weightscope.resized.default
-
-
-@torch.library.register_fake(  # type: ignore[untyped-decorator]
-    "weightscope::resized", lib=_LIBRARY
-)
 def _resized_only(x: Tensor, factors: Any, size: Sequence[Any], *how: Any) -> Tensor:
     """What tracing needs of a resizing."""
     return x.new_empty([*x.shape[:2], *size])
+
+
+RESIZED = _operator(
+    "resized(Tensor x, Scalar[] factors, SymInt[] size, str mode, bool? corners, bool smooth)"
+    " -> Tensor",
+    _resized_only,
+)
 
 
 def resized(
@@ -102,19 +104,16 @@ def resized(
     )
 
 
-_LIBRARY.define(  # type: ignore[no-untyped-call]
-    "istft(Tensor x, int n_fft, int? hop, int? win, Tensor? window, bool center, bool normalized,"
-    " bool? onesided, SymInt length) -> Tensor"
-)
-ISTFT = torch.ops.weightscope.istft.default
-
-
-@torch.library.register_fake(  # type: ignore[untyped-decorator]
-    "weightscope::istft", lib=_LIBRARY
-)
 def _samples_only(x: Tensor, n_fft: int, *how: Any) -> Tensor:
     """What tracing needs of an inverse transform to a length."""
     return x.new_empty([*x.shape[:-2], how[-1]], dtype=x.dtype.to_real())
+
+
+ISTFT = _operator(
+    "istft(Tensor x, int n_fft, int? hop, int? win, Tensor? window, bool center, bool normalized,"
+    " bool? onesided, SymInt length) -> Tensor",
+    _samples_only,
+)
 
 
 def istft(x: Tensor, n_fft: int, *how: Any) -> Tensor:

@@ -245,10 +245,8 @@ def _taking_every_way(
     pair = two_images(trial, structure.inputs)
     others = [at_another_size(pair, 1, more) for more in _MORE_PIXELS]
     found_so_far, refused = structure, len(others)
-    for more in (
-        -1,
-        1,
-    ):  # halved, rounded down or up, all are odd where halves of the size are even
+    # where halves of the size are even, those of these are all odd, rounded down or up
+    for more in (-1, 1):
         read_at = at_another_size(pair, 1, more)
         if not _refuses(structure, read_at) or trial.error(read_at.args, read_at.kwargs):
             continue

@@ -78,9 +78,9 @@ def synthetic_inputs(
             image = paint(count, channels, sizes, seed=seed + 1000 * index).to(leaf)
             made.append(arranged(image, inputs.layout, frames_of(leaf.shape, inputs.layout)))
         elif isinstance(leaf, Tensor) and leaf.dim():
-            rows = count if len(leaf) == len(first) else len(leaf)
-            leaf = leaf[torch.arange(rows, device=leaf.device) % len(leaf)]
-            made.append(_stretched(leaf, sides_of(leaf, inputs), factor))
+            of_images = len(leaf) == len(first)
+            rows = leaf[torch.arange(count, device=leaf.device) % len(leaf)] if of_images else leaf
+            made.append(_stretched(rows, sides_of(leaf, inputs), factor))
         else:
             made.append(leaf)
     args, kwargs = pytree.tree_unflatten(made, spec)

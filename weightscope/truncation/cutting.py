@@ -133,7 +133,8 @@ def _sizes(structure: Structure, site: Site) -> tuple[Any, ...]:
         if place is not None and isinstance(value, Tensor) and value.dim() == rank:
             at_level = place.level == site.level
             images += [(at_level, value.shape[2:]), (at_level, value.shape[1:-1])]
-    images += [(True, grid) for node in structure.graph.nodes if (grid := _grid_of(node))]
+    grids = map(_grid_of, structure.graph.nodes)
+    images += [(True, grid) for grid in grids if len(grid) == structure.inputs.dimensions]
     probes = _probes([tokens, *(size for _, sizes in images for size in sizes)])
     level = _at_the_example(structure, site.level)
     found = []
