@@ -938,6 +938,43 @@ def test_sides_of_a_volume_come_up_at_every_depth(by_slices: bool) -> None:
         assert variant.module(x).shape == model(x).shape
 
 
+class ChunksBelow(nn.Module):
+    """Layers along chunks of the deepest features, which overlap by half, and across them."""
+
+    def __init__(self, dimensions: int) -> None:
+        super().__init__()
+        kernel = nn.Conv1d if dimensions == 1 else nn.Conv2d
+        self.e0, self.e1 = kernel(1, 8, 5, 1, 2), kernel(8, 16, 4, 4)
+        self.along, self.across = nn.Linear(16, 16), nn.GRU(16, 16, batch_first=True)
+        self.d0, self.head = kernel(24, 8, 5, 1, 2), kernel(8, 1, 1)
+        self.window = (8, 1) if dimensions == 1 else (4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        e0 = F.relu(self.e0(x))
+        e1 = F.relu(self.e1(e0))
+        b, c, *sides = e1.shape
+        sizes, step = [*sides, 1][:2], [max(1, size // 2) for size in self.window]
+        columns = F.unfold(e1.reshape(b, c, *sizes), self.window, stride=step)
+        inside = columns.shape[1] // c
+        chunks = columns.reshape(b, c, inside, -1).permute(0, 3, 2, 1)
+        chunks = chunks + self.along(chunks.flatten(0, 1)).reshape(chunks.shape)
+        lines = chunks.transpose(1, 2).flatten(0, 1)
+        chunks = self.across(lines)[0].reshape(b, inside, -1, c).permute(0, 3, 1, 2)
+        back = F.fold(chunks.reshape(b, c * inside, -1), sizes, self.window, stride=step)
+        up = F.interpolate(back.reshape(b, c, *sides), scale_factor=4.0)
+        return self.head(F.relu(self.d0(torch.cat([up, e0], 1))))
+
+
+@pytest.mark.parametrize("dimensions", [1, 2])
+def test_what_works_along_chunks_and_across_them_lies_where_they_are_taken(dimensions: int) -> None:
+    image = torch.randn(2, 1, *(128, 64)[-dimensions:])
+    structure = read_structure(ChunksBelow(dimensions), image)
+    assert structure.reductions == ((1.0,) * dimensions, (4.0,) * dimensions)
+    deepest = next(stage for stage in structure.stages if stage.role == "bottleneck")
+    assert deepest.layers == ("e1", "along", "across")
+    assert [cut.keep_levels for cut in structure.cuts] == [1]
+
+
 class InDepth(nn.Module):
     """A network of volumes on windows of their depth; each slice may be filtered in the end."""
 

@@ -304,8 +304,12 @@ def _where_columns_are_tiles(
             node = waiting.pop()
             found[node] = own
             given = [n for n in node.all_input_nodes if n in factor and n not in found]
-            waiting += [n for n in given if n not in told and n not in tiles]
+            waiting += [n for n in given if n not in tiles and _only_lays_out(n, told)]
     return found
+
+
+def _only_lays_out(node: fx.Node, told: Collection[fx.Node]) -> bool:
+    return node not in told or operator_of(node) in _RESHAPES
 
 
 def _alike(factors: Collection[float]) -> bool:

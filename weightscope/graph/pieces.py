@@ -183,12 +183,12 @@ def _laid_back(
 def tiles_in_columns(
     nodes: Sequence[fx.Node], dimensions: int
 ) -> Iterator[tuple[fx.Node, list[fx.Node], fx.Node]]:
-    """Tiles that ``F.unfold`` takes of an image, laid out as maps, and that ``F.fold`` lays back.
+    """Tiles that ``F.unfold`` takes of an image, laid out, and that ``F.fold`` lays back.
 
-    They may lie over each other.
+    They are maps, or have an axis of their own for what is in each. They may lie over each other.
 
     Yields:
-        What lays them back, what lays them out as maps, and the image.
+        What lays them back, what lays them out, and the image.
     """
     taken = [node for node in nodes if operator_of(node) == "aten::im2col"]
     for node in nodes if taken else ():
@@ -204,7 +204,7 @@ def tiles_in_columns(
                 for n in behind
                 if operator_of(n) in RESHAPES
                 and columns in ancestors(n)
-                and _lies_in(tensor_of(n), kernel, dimensions)
+                and (_lies_in(tensor_of(n), kernel, dimensions) or _takes_apart(n, columns))
                 and _holds_as_many(n, columns)
             ]
             if tiles:
@@ -213,6 +213,15 @@ def tiles_in_columns(
 
 def _lies_in(value: Tensor | None, kernel: Sequence[int], dimensions: int) -> bool:
     return value is not None and value.dim() == dimensions + 2 and [*value.shape[2:]] == [*kernel]
+
+
+def _takes_apart(node: fx.Node, columns: fx.Node) -> bool:
+    """Whether a reshape of columns, (B, C K, N), gives what is in each an axis: (B, C, K, N)."""
+    made, kernel = tensor_of(node), argument(columns, "kernel_size")
+    if made is None or root(node.all_input_nodes[0]) is not columns or made.dim() < 4:
+        return False
+    inside = [hint(size) for size in made.shape[2:-1]]
+    return inside in ([math.prod(kernel)], [*kernel])
 
 
 def _holds_as_many(node: fx.Node, columns: fx.Node) -> bool:
