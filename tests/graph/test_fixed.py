@@ -292,10 +292,13 @@ class Enhancer(nn.Module):
 
 
 @pytest.mark.parametrize("follows", [False, True])
-def test_the_part_that_works_on_spectrograms_is_the_remedy(follows: bool) -> None:
+def test_levels_of_what_works_on_spectrograms_are_those_of_its_part(follows: bool) -> None:
     found = read_structure(Enhancer(follows), torch.rand(1, 2048), layout="NL")
-    assert "pass the part of the network that works on maps" in found.refusals[0].reason
-    assert read_structure(Enhancer().unet, torch.rand(1, 3, 32, 64)).cuts
+    part = read_structure(Enhancer().unet, torch.rand(1, 3, 32, 64))
+    assert found.reductions == part.reductions
+    kept = [[cut.keep_levels for cut in structure.cuts] for structure in (found, part)]
+    assert kept[0] == kept[1] != []
+    assert any("maps of its signals" in note and "of 32x64" in note for note in found.notes)
 
 
 class TwoBranches(nn.Module):

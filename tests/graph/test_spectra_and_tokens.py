@@ -159,21 +159,28 @@ def test_a_cut_of_merged_tokens_keeps_their_channels_apart_from_their_number():
 
 
 class Frames(UNet):
-    """A signal becomes a map; only the map has levels."""
+    """A signal becomes a map, perhaps after a layer; only the map has levels."""
 
-    def __init__(self) -> None:
+    def __init__(self, layer: bool) -> None:
         super().__init__(1)
+        self.first = nn.Conv1d(1, 1, 9, padding=4) if layer else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.run(x.unfold(-1, 64, 64))
+        return self.run(self.first(x).unfold(-1, 64, 64))
 
 
-def test_maps_made_of_signals_are_cut_behind_that_step():
-    structure = read_structure(Frames(), torch.rand(2, 1, 4096))
+def test_levels_of_maps_that_are_made_of_signals_are_those_of_the_maps():
+    structure = read_structure(Frames(layer=False), torch.rand(2, 1, 4096))
+    part = read_structure(UNet(1), torch.rand(2, 1, 64, 64))
+    assert structure.reductions == part.reductions
+    assert [stage.layers for stage in structure.stages] == [stage.layers for stage in part.stages]
+    assert [cut.keep_levels for cut in structure.cuts] == [1, 2]
+
+
+def test_maps_that_a_layer_makes_of_signals_are_cut_behind_that_step():
+    structure = read_structure(Frames(layer=True), torch.rand(2, 1, 4096))
     assert not structure.cuts
     assert all("pass the part" in refusal.reason for refusal in structure.refusals)
-    part = read_structure(UNet(1), torch.rand(2, 1, 64, 64))
-    assert len(part.cuts) == 2
 
 
 class Classes(UNet):
@@ -536,3 +543,81 @@ def test_attention_lies_where_its_queries_do(spelling: str, length: int | None) 
         "decoder 0": ("up",),
         "head": ("last",),
     }
+
+
+class Denoiser(nn.Module):
+    """Masks the spectrogram of a signal; strides go along its frequencies alone.
+
+    Args:
+        own: Whether its transform is a convolution of fixed kernels, and a layer takes samples at
+            the end.
+        turned: Whether time comes first.
+        recurrent: Whether the deepest features go through a recurrence over time, all frequencies
+            together; else through a convolution of signals.
+    """
+
+    def __init__(self, own: bool, turned: bool, recurrent: bool) -> None:
+        super().__init__()
+        self.own, self.turned, self.recurrent = own, turned, recurrent
+        angles = torch.arange(33)[:, None] * torch.arange(64) * 2 * torch.pi / 64
+        waves = torch.cat([angles.cos(), -angles.sin()]) * torch.hann_window(64)
+        self.window, self.waves = nn.Buffer(torch.hann_window(64)), nn.Buffer(waves[:, None])
+        steps = {"stride": (1, 2) if turned else (2, 1), "padding": 1}
+        steps["kernel_size"] = (3, 4) if turned else (4, 3)
+        self.norm = nn.BatchNorm2d(2)
+        self.e1, self.e2 = nn.Conv2d(2, 8, **steps), nn.Conv2d(8, 8, **steps)
+        self.mid = nn.GRU(64, 64, batch_first=True) if recurrent else nn.Conv1d(64, 64, 3, 1, 1)
+        self.d1, self.d0 = (
+            nn.ConvTranspose2d(16, 8, **steps),
+            nn.ConvTranspose2d(16, 2, **steps),
+        )
+        self.last = nn.Conv1d(1, 1, 5, padding=2) if own else nn.Identity()
+
+    def deepest(self, x: Tensor) -> Tensor:
+        signals = x.flatten(1, 2)
+        if self.recurrent:
+            return self.mid(signals.transpose(1, 2))[0].transpose(1, 2).reshape(x.shape)
+        return self.mid(signals).reshape(x.shape)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.own:
+            spectra = F.conv1d(F.pad(x[:, None], (32, 32)), self.waves, stride=16)
+            parts = torch.stack(spectra.chunk(2, 1), 1)
+        else:
+            spectra = torch.stft(x, 64, 16, window=self.window, return_complex=True)
+            parts = torch.stack([spectra.real, spectra.imag], 1)
+        turn = (lambda maps: maps.transpose(2, 3)) if self.turned else (lambda maps: maps)
+        e1 = F.elu(self.e1(self.norm(turn(parts[:, :, 1:]))))
+        e2 = F.elu(self.e2(e1))
+        d1 = F.elu(self.d1(torch.cat([turn(self.deepest(turn(e2))), e2], 1)))
+        mask = turn(self.d0(torch.cat([d1, e1], 1))).tanh()
+        parts = parts * F.pad(mask, (0, 0, 1, 0))
+        if self.own:
+            made = F.conv_transpose1d(parts.flatten(1, 2), self.waves, stride=16)[:, :, 32:]
+            return self.last(made[:, :, : x.shape[-1]] / 32)[:, 0]
+        made = torch.complex(*parts.unbind(1))
+        return torch.istft(made, 64, 16, window=self.window, length=x.shape[-1])
+
+
+@pytest.mark.parametrize("own", [False, True])
+@pytest.mark.parametrize("turned", [False, True])
+def test_levels_of_a_spectrogram_are_counted_along_its_frequencies(own: bool, turned: bool) -> None:
+    torch.manual_seed(0)
+    model = Denoiser(own, turned, recurrent=own == turned).eval()
+    structure = read_structure(model, torch.randn(2, 1024))
+    steps = [(1.0, 1.0), (2.0, 1.0), (4.0, 1.0)]
+    assert list(structure.reductions) == [step[::-1] if turned else step for step in steps]
+    stages = {stage.name: stage.layers for stage in structure.stages}
+    assert stages.pop("head", ("last",)) == ("last",)
+    assert stages == {
+        "encoder 0": ("norm",),
+        "encoder 1": ("e1",),
+        "bottleneck": ("e2", "mid"),
+        "decoder 1": ("d1",),
+        "decoder 0": ("d0",),
+    }
+    assert [cut.keep_levels for cut in structure.cuts] == [1, 2]
+    for cut in structure.cuts:
+        module = build(structure, make_plan(structure, cut, "light", 2)).module.eval()
+        for samples in (torch.randn(1, 2048), torch.randn(3, 1600)):
+            assert module(samples).shape == samples.shape

@@ -242,6 +242,9 @@ def _field(options: argparse.Namespace) -> None:
     if len(seen) != structure.inputs.dimensions:
         print("\nEvery output depends on the whole image: no overlap makes tiles equal to it.")
         return
+    if len(structure.whole) != len(seen):
+        print("\nLevels are those of maps of the signal: no step of tiles is known.")
+        return
     steps = [round(size) for size in structure.reductions[-1]]
     margins = [math.ceil(size / 2 / step) * step for size, step in zip(seen, steps, strict=True)]
     print(

@@ -16,7 +16,7 @@ from weightscope.copies import deep_copy
 from weightscope.errors import InputError
 from weightscope.graph.capture import throwaway_copy
 from weightscope.graph.fixed import fixed_in
-from weightscope.graph.layouts import images_of, sides_of
+from weightscope.graph.layouts import images_of, sides_of, steps_of
 from weightscope.graph.memory import advance, changed, state_of
 from weightscope.graph.running import GraphRun, SameDraws
 from weightscope.graph.structure import ExampleInputs, Structure
@@ -219,9 +219,7 @@ def _elsewhere(structure: Structure) -> Iterator[list[int]]:
     image, *others = images_of(structure.inputs)
     if any(other.shape[1:] != image.shape[1:] for other in others):
         return  # images of several sizes belong together in a way that is not known
-    deepest = [
-        max(1, int(max(reductions))) for reductions in zip(*structure.reductions, strict=True)
-    ]
+    deepest = [max(1, int(step)) for step in steps_of(structure)]
     small = [max(_SMALLEST, _AT_THE_DEEPEST * reduction) for reduction in deepest]
     yield [n + 5 + 4 * axis for axis, n in enumerate(small)]
     yield [*small[:-1], (small[-1] // deepest[-1] + 1) * deepest[-1]]
@@ -401,8 +399,7 @@ def in_order(structure: Structure, inputs: ExampleInputs | None = None) -> list[
 def _from_small_to_given(structure: Structure) -> Iterator[ExampleInputs]:
     """The example in sizes that were read alike, the smallest first."""
     inputs, held = structure.inputs, fixed_in(structure.graph)
-    deepest = [max(reductions) for reductions in zip(*structure.reductions, strict=True)]
-    least = [max(_SMALLEST, _AT_THE_DEEPEST * int(reduction)) for reduction in deepest]
+    least = [max(_SMALLEST, _AT_THE_DEEPEST * int(step)) for step in steps_of(structure)]
     sizes = [images_of(inputs)[0].shape[axis] for axis in inputs.space]
     halvings = 0
     while all(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -19,7 +20,7 @@ from weightscope.adapters.symbols import (
     multiple,
 )
 from weightscope.graph.capture import Capture
-from weightscope.graph.nodes import argument, first_tensor, operator_of, tensor_of
+from weightscope.graph.nodes import argument, first_tensor, is_size, operator_of, root, tensor_of
 from weightscope.graph.operators import Operator, facts
 from weightscope.graph.pieces import windows
 from weightscope.graph.structure import ExampleInputs
@@ -74,6 +75,49 @@ def resized_first(capture: Capture, images: Sequence[fx.Node]) -> fx.Node | None
         if found is None and resizes and not follows:
             found = node
     return found
+
+
+@dataclass(frozen=True)
+class FirstMaps:
+    """Maps that a forward makes of signals before any layer: a spectrogram, frames.
+
+    Attributes:
+        maps: The largest that a first layer sees.
+        before: All that the signals reach and no layer has made: the maps, what leads there, and
+            what is made of them beside the layers.
+    """
+
+    maps: fx.Node
+    before: frozenset[fx.Node]
+
+
+def maps_of_signals(capture: Capture, images: Sequence[fx.Node]) -> FirstMaps | None:
+    """What the first layers see of signals, where that is maps in all of them; else None."""
+    if len(space_of(images[0])) != 1:
+        return None
+    parameters = capture.program.graph_signature.inputs_to_parameters
+    learned = {node for node in capture.nodes if node.name in parameters}
+    reached, made = set(images), set[fx.Node]()
+    seen: list[fx.Node] = []
+    for node in capture.nodes:
+        given = [n for n in node.all_input_nodes if not is_size(n)]
+        if reached.isdisjoint(given):
+            if not learned.isdisjoint(given):
+                learned.add(node)
+            continue
+        reached.add(node)
+        if not made.isdisjoint(given):
+            made.add(node)
+        elif facts(operator_of(node)).kernel and not learned.isdisjoint(given):
+            made.add(node)
+            seen.append(root(given[0]))
+            if operator_of(node) != "aten::conv2d":
+                return None
+    maps = [n for n in seen if (value := tensor_of(n)) is not None and value.dim() == 4]
+    if not maps:
+        return None
+    largest = max(maps, key=lambda n: math.prod(map(hint, n.meta["val"].shape)))
+    return FirstMaps(largest, frozenset(reached - made))
 
 
 def padded_together(capture: Capture, images: Sequence[fx.Node], dimensions: int) -> fx.Node | None:

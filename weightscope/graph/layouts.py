@@ -14,7 +14,7 @@ from torch.overrides import TorchFunctionMode
 from weightscope.adapters import pytree
 from weightscope.adapters.symbols import is_symbolic
 from weightscope.errors import InputError, keyword
-from weightscope.graph.structure import SPATIAL, ExampleInputs
+from weightscope.graph.structure import SPATIAL, ExampleInputs, Structure
 
 _LETTERS = {1: "L", 2: "HW", 3: "DHW"}
 _CONVOLUTIONS = (torch.conv1d, torch.conv2d, torch.conv3d)
@@ -356,6 +356,7 @@ __all__ = [
     "letters_of",
     "parse_layout",
     "sides_of",
+    "steps_of",
     "usual",
 ]
 
@@ -381,6 +382,20 @@ def images_of(inputs: ExampleInputs) -> list[torch.Tensor]:
     if not ranked or not holds_ids(ranked[0]):
         return ranked
     return [tensor for tensor in ranked if holds_ids(tensor)]
+
+
+def steps_of(structure: Structure) -> tuple[float, ...]:
+    """The largest reduction along each side of the input.
+
+    Of a signal that maps are made of: its samples for each position along the longer side of the
+    smallest of these.
+    """
+    inputs = structure.inputs
+    if len(structure.whole) == inputs.dimensions:
+        return tuple(map(max, zip(*structure.reductions, strict=True)))
+    sides = zip(structure.whole, structure.reductions[-1], strict=True)
+    longer, signal = max(size / part for size, part in sides), images_of(inputs)[0]
+    return tuple(max(1.0, signal.shape[axis] / longer) for axis in inputs.space)
 
 
 def sides_of(value: Any, inputs: ExampleInputs) -> tuple[int, ...]:

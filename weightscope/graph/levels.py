@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from torch import fx
 
@@ -29,13 +29,13 @@ from weightscope.graph.growing import (
     growing_sides,
     has_maps_of_slices,
     image_inputs,
+    maps_of_signals,
     padded_together,
     resized_first,
     sizes_at,
     space_of,
     takes_slices_apart,
 )
-from weightscope.graph.layouts import images_of
 from weightscope.graph.nodes import first_tensor, is_size, operator_of, raises, tensor_of
 from weightscope.graph.operators import facts
 from weightscope.graph.pieces import (
@@ -55,6 +55,9 @@ from weightscope.thresholds import LEVEL_RATIO
 _PROBE_SCALES = (16, 32)
 
 
+Source = Literal["input", "resized", "maps"]
+
+
 @dataclass(frozen=True)
 class Levels:
     """Level of every operation that the image reaches.
@@ -68,8 +71,9 @@ class Levels:
         parts: The levels of each module that goes down and comes back up on its own, counted from
             its ends, by the module's name.
         free: Whether the positions of levels follow the input's size, at least along one side.
-        inside: The size that the forward brings its images to before anything else, from which
-            levels are counted; empty where they are counted from the input's own.
+        whole: The size, at the example, that levels are counted from.
+        counted_from: What has that size: the ``"input"``, ``"resized"`` images, which the forward
+            brings to one size before anything else, or ``"maps"`` that it makes of signals.
     """
 
     level: Mapping[fx.Node, int]
@@ -79,7 +83,8 @@ class Levels:
     empty: bool
     parts: Mapping[str, Levels]
     free: bool = False
-    inside: tuple[int, ...] = ()
+    whole: tuple[int, ...] = ()
+    counted_from: Source = "input"
 
 
 def plausible(capture: Capture, levels: Levels, inputs: ExampleInputs) -> bool:
@@ -89,16 +94,14 @@ def plausible(capture: Capture, levels: Levels, inputs: ExampleInputs) -> bool:
     graph claims to follow the input and does not: read at a large input, results are empty, a level
     holds less than one position at the example's size, or an output has one size for every input.
     """
-    sizes = [tuple(image.shape[axis] for axis in inputs.space) for image in images_of(inputs)]
-    size = levels.inside or max(sizes, key=math.prod)
     return (
         not levels.empty
-        and (bool(levels.inside) or not _output_is_fixed(capture, inputs))
+        and (levels.counted_from == "resized" or not _output_is_fixed(capture, inputs))
         and (len(levels.reductions) > 1 or not _maps_of_fixed_size(capture, inputs))
         and all(
             part <= 2 * whole
             for step in levels.reductions
-            for part, whole in zip(step, size, strict=True)
+            for part, whole in zip(step, levels.whole, strict=True)
         )
     )
 
@@ -154,18 +157,23 @@ def read_levels(capture: Capture, inputs: ExampleInputs) -> Levels:
             f"no input of the forward is a tensor (batch, channels, *{inputs.dimensions} sizes);"
             f" pass {keyword('example_inputs')} with one"
         )
-    rests = growing_sides(capture, images, inputs.dimensions)
+    first = maps_of_signals(capture, images)
+    dimensions = inputs.dimensions if first is None else 2
+    rests = growing_sides(capture, images, dimensions)
     small, large = (sizes_at(capture, images, scale, rests) for scale in _PROBE_SCALES)
     image, channels = images[0], inputs.channels
     resized = resized_first(capture, images) if follows_the_input(capture) else None
-    if resized is not None:
+    if first is not None:
+        image, channels, resized = first.maps, 1, None
+    elif resized is not None:
         image, channels = resized, 1
-    whole = padded_together(capture, images, inputs.dimensions) or image
-    slices = inputs.dimensions == 3 and (
+    whole = padded_together(capture, images, dimensions) or image
+    slices = dimensions == 3 and (
         takes_slices_apart(capture, image)
         or (inputs.held is not None and has_maps_of_slices(capture))
     )
-    reader = Positions(image, channels, small, large, slices=slices, whole=whole)
+    before = first.before if first else frozenset()
+    reader = Positions(image, channels, small, large, slices=slices, whole=whole, before=before)
     reader.begin_beside(images[1:])
     queries = Queries([*images, image])
     factor, pooled, told = _factors(capture, [*images, image], reader, queries)
@@ -179,17 +187,19 @@ def read_levels(capture: Capture, inputs: ExampleInputs) -> Levels:
     for flattened in (without_pyramids, without_fewer_keys, without_coarse_answers):
         level = flattened(capture, level)
 
+    counted_from: Source = "maps" if first else "resized" if resized else "input"
+
     def counted(level: Mapping[fx.Node, int], parts: Mapping[str, Levels]) -> Levels:
         order = {old: new for new, old in enumerate(sorted(set(level.values())))}
         level = {node: order[old] for node, old in level.items()}
         level = _where_it_is_used(capture, level, pooled)
         level = _where_it_asks(capture, level, queries.answered)
-        reductions = _reductions(level, factor, reader, len(order), inputs.dimensions)
+        reductions = _reductions(level, factor, reader, len(order), dimensions)
         sizes = _sizes_at_the_example(whole, reductions)
-        inside = tuple(map(hint, space_of(image))) if image is resized else ()
         maps = frozenset(sizes) | _sizes_of_maps(level.keys() - pooled, reader)
         empty, free = _some_empty(level, large), reader.growth != 1
-        return Levels(level, reductions, sizes, maps, empty, parts, free, inside)
+        size = tuple(map(hint, space_of(whole)))
+        return Levels(level, reductions, sizes, maps, empty, parts, free, size, counted_from)
 
     parts = {name: counted(inside, {}) for name, inside in parts_of(capture, level).items()}
     return counted(without_excursions(capture, level), parts)
@@ -221,6 +231,9 @@ def _factors(
     for node in capture.nodes:
         feeds = [n for n in node.all_input_nodes if n in factor]
         if node in factor or not feeds or node.op == "output" or is_size(node):
+            continue
+        if node in reader.before:
+            factor[node] = 1.0
             continue
         reader.note(node)
         largest = max(feeds, key=lambda n: elements(n, reader.large))

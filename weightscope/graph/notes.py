@@ -127,14 +127,20 @@ def frames_note(trial: Trial, captured: Capture, inputs: ExampleInputs) -> str:
     )
 
 
-def inside_note(inside: tuple[int, ...]) -> str:
-    """What to say where images of any size are brought to one."""
-    if not inside:
-        return ""
-    return (
-        f"the forward resizes its images to {'x'.join(map(str, inside))} before anything else;"
-        " levels are counted from there"
-    )
+def counted_note(levels: Levels) -> str:
+    """What to say where levels are counted from something else than the input."""
+    size = "x".join(map(str, levels.whole))
+    if levels.counted_from == "maps":
+        return (
+            "the forward makes maps of its signals before any layer sees them (a spectrogram,"
+            f" frames), of {size} for the example; levels are counted along the sides of these"
+        )
+    if levels.counted_from == "resized":
+        return (
+            f"the forward resizes its images to {size} before anything else;"
+            " levels are counted from there"
+        )
+    return ""
 
 
 def finer_note(levels: Levels) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from enum import Enum
 from typing import Any
 
@@ -50,6 +50,7 @@ class Positions:
         slices: Whether those of one slice of a volume are counted: a network that is called with
             some slices at a time has any number of them.
         whole: What images of several sizes are padded to, if they are.
+        before: Where the image is the maps that a forward makes of signals: what no layer made.
     """
 
     def __init__(
@@ -61,9 +62,11 @@ class Positions:
         *,
         slices: bool = False,
         whole: fx.Node | None = None,
+        before: Collection[fx.Node] = (),
     ) -> None:
         shape, whole = image.meta["val"].shape, whole or image
-        self.resized = image.op != "placeholder"
+        self.before = before
+        self.resized = image.op != "placeholder" and not before
         self.together = whole is not image
         self.rank, self.shape = len(shape), shape
         self.small, self.large = small, large
@@ -108,7 +111,7 @@ class Positions:
 
     def of_image(self, image: fx.Node) -> float:
         """P_input / P of an image, one of several inputs perhaps."""
-        if self.resized or self.together:
+        if self.resized or self.together or self.before:
             return 1.0
         return self.positions / math.prod(map(self.large.size, space_of(image)))
 
@@ -201,8 +204,8 @@ class Positions:
         layout = row.layout or self._layout(node, value)
         if value is None or layout is None or value.dim() < 3:
             return unknown
-        if self.resized and any(map(is_symbolic, value.shape[1:])):
-            return unknown  # before the images are brought to one size, or back at their own
+        if self._lies_outside(value, layout):
+            return unknown
         if layout == "channels_last" and (
             self._folds_a_side(node, value) or self.borders.mixes_a_side(node)
         ):
@@ -233,6 +236,16 @@ class Positions:
         batch = self._images_in(value, channel) if is_map else self.batch
         own = self._of_input(after, value, batch)
         return unknown if own is None else own * self.borders.share(node)
+
+    def _lies_outside(self, value: torch.Tensor, layout: str) -> bool:
+        """Whether positions are others than those that are counted.
+
+        Of images before they are brought to one size, or back at their own; of signals of which
+        maps are made.
+        """
+        if self.resized:
+            return any(map(is_symbolic, value.shape[1:]))
+        return bool(self.before) and layout == "channels_first" and value.dim() == 3
 
     def _keeps_channels(self, node: fx.Node, value: torch.Tensor) -> bool:
         """Whether each number of a map has features of its own along a last axis: (B, C, *S, F)."""

@@ -62,12 +62,12 @@ from weightscope.graph.notes import (
     batch_note,
     channels_note,
     checks_note,
+    counted_note,
     finer_note,
     fixed_note,
     frames_note,
     gradients_note,
     hooks_note,
-    inside_note,
     memory_note,
     modes_note,
     parts_note,
@@ -441,7 +441,7 @@ def _read(
     layers, _ = layer_places(captured, placement, model)
     _, dead = layer_places(captured, whole, model)
     coarse = with_batch_first(coarsen(captured, placement, model, inputs))
-    coarse, cuts, refusals = read_cuts(coarse, captured.nodes, model, levels, inputs.dimensions)
+    coarse, cuts, refusals = read_cuts(coarse, captured.nodes, model, levels, len(levels.whole))
     if not cuts:
         _require_order(model, () if stages or part else levels.reductions)
     pair = two_images(trial, inputs)
@@ -457,7 +457,7 @@ def _read(
         fixed_note(trial, captured, inputs, turned, stopped),
         frames_note(trial, captured, inputs),
         channels_note(captured),
-        inside_note(levels.inside),
+        counted_note(levels),
         finer_note(levels),
         batch_note(trial, captured, inputs),
         arguments_note(trial, inputs),
@@ -487,6 +487,7 @@ def _read(
         modes_agree=modes_agree is not False and not read_in_training(trial, pair),
         parts=parts,
         part=part or "",
+        whole=levels.whole,
     )
 
 

@@ -231,6 +231,8 @@ class Structure(OnOneScreen):
             mode (deep supervision); the graph then holds what it does in eval mode.
         parts: Names of the modules that are networks of their own among others.
         part: The one whose levels, stages and cuts these are; empty for the whole network.
+        whole: The size, at the example, that reductions are counted from: the image's own, that
+            which the forward resizes it to first, or that of the maps that it makes of a signal.
         draws: Whether the forward draws at random in evaluation mode, or seems to.
     """
 
@@ -251,6 +253,7 @@ class Structure(OnOneScreen):
     modes_agree: bool
     parts: tuple[str, ...]
     part: str
+    whole: tuple[int, ...]
     draws: bool = False
 
     def _facts(self) -> dict[str, object]:

@@ -15,7 +15,7 @@ from weightscope.batches import read_inputs
 from weightscope.calls import is_complex, own_arguments, shapes, undisturbed
 from weightscope.errors import InputError, keyword
 from weightscope.graph.fixed import fixed_in
-from weightscope.graph.layouts import arranged, frames_of, is_image, sides_of
+from weightscope.graph.layouts import arranged, frames_of, is_image, sides_of, steps_of
 from weightscope.graph.structure import ExampleInputs, Structure
 
 Painter = Callable[..., Tensor]
@@ -227,7 +227,7 @@ def scaling(structure: Structure, sizes: Sequence[int], scale: float = 1.0) -> f
 
     The scaled sizes stay multiples of the deepest reduction where the example's are.
     """
-    deepest, largest = max(structure.reductions[-1]), LARGEST[structure.inputs.dimensions]
+    deepest, largest = max(steps_of(structure)), LARGEST[structure.inputs.dimensions]
     full = min(max(SMALLEST, PER_REDUCTION * deepest), largest, min(sizes))
     least = min(LEAST_PER_REDUCTION * deepest, scale * largest)
     wanted = min(full, max(scale * full, least))

@@ -24,7 +24,6 @@ from weightscope.adapters.symbols import (
     read_size,
 )
 from weightscope.errors import TruncationError
-from weightscope.graph.layouts import images_of
 from weightscope.graph.nodes import argument, has_effect, operator_of
 from weightscope.graph.structure import Cut, Site, Structure
 from weightscope.truncation.bottleneck import Entry, Exit, format_of
@@ -121,12 +120,12 @@ def _sizes(structure: Structure, site: Site) -> tuple[Any, ...]:
     nodes = {node.name: node for node in structure.graph.nodes}
     given = nodes[site.node].meta["val"].shape
     if site.layout == "vector":
-        return (1,) * structure.inputs.dimensions
+        return (1,) * len(structure.whole)
     if shown := site.sizes(given):
         return shown
     shape = [size for axis, size in enumerate(given) if axis not in site.single]
     tokens = shape[1] if site.layout == "tokens_last" else shape[2]
-    rank = structure.inputs.dimensions + 2
+    rank = len(structure.whole) + 2
     images: list[tuple[bool, tuple[Any, ...]]] = []
     for node in structure.graph.nodes:
         place, value = structure.places.get(node.name), node.meta.get("val")
@@ -134,7 +133,7 @@ def _sizes(structure: Structure, site: Site) -> tuple[Any, ...]:
             at_level = place.level == site.level
             images += [(at_level, value.shape[2:]), (at_level, value.shape[1:-1])]
     grids = map(_grid_of, structure.graph.nodes)
-    images += [(True, grid) for grid in grids if len(grid) == structure.inputs.dimensions]
+    images += [(True, grid) for grid in grids if len(grid) == len(structure.whole)]
     probes = _probes([tokens, *(size for _, sizes in images for size in sizes)])
     level = _at_the_example(structure, site.level)
     found = []
@@ -155,9 +154,8 @@ def _sizes(structure: Structure, site: Site) -> tuple[Any, ...]:
 
 def _at_the_example(structure: Structure, level: int) -> tuple[float, ...]:
     """Sizes of a map of a level, as the reductions say for the example's image."""
-    inputs = structure.inputs
-    whole = (images_of(inputs)[0].shape[axis] for axis in inputs.space)
-    return tuple(size / part for size, part in zip(whole, structure.reductions[level], strict=True))
+    sides = zip(structure.whole, structure.reductions[level], strict=True)
+    return tuple(size / part for size, part in sides)
 
 
 def _grid_of(node: fx.Node) -> tuple[Any, ...]:
