@@ -146,24 +146,38 @@ def test_other_channels_are_refused_by_name() -> None:
 
 
 class EachAlone(nn.Module):
-    """Works on each channel as on an image of its own."""
+    """Works on each channel as on an image of its own, after a fixed kernel on each, perhaps."""
 
-    def __init__(self) -> None:
+    def __init__(self, last: bool = False, together: bool = False) -> None:
         super().__init__()
-        self.net = Small()
+        self.net, self.last, self.together = Small(3 if together else 1), last, together
+        self.register_buffer("kernel", torch.tensor([[[[0.0, -1, 0], [-1, 5, -1], [0, -1, 0]]]]))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.net(x.flatten(0, 1).unsqueeze(1)).reshape(x.shape)
+        images = x.movedim(-1, 1) if self.last else x
+        alone = F.conv2d(images.flatten(0, 1).unsqueeze(1), self.kernel, padding=1)
+        if self.together:
+            return self.net(alone.reshape(images.shape))
+        made = self.net(alone).reshape(images.shape)
+        return made.movedim(1, -1) if self.last else made
 
 
-def test_channels_that_are_images_of_their_own_are_free_by_the_layout_of_the_note() -> None:
-    model = EachAlone().eval()
-    (note,) = read_structure(model, torch.randn(2, 3, 16, 32)).notes
-    assert "with T in the place of C where each is an image of its own" in note
-    structure = read_structure(model, torch.randn(2, 3, 16, 32), layout="NTHW")
+@pytest.mark.parametrize(("last", "layout"), [(False, "NTHW"), (True, "NHWT")])
+def test_channels_that_are_images_of_their_own_are_free(last: bool, layout: str) -> None:
+    model = EachAlone(last).eval()
+    structure = read_structure(
+        model, torch.randn(2, 16, 32, 3) if last else torch.randn(2, 3, 16, 32)
+    )
+    assert structure.inputs.layout == layout
     assert structure.notes == ()
-    x = torch.randn(1, 5, 32, 16)
+    x = torch.randn(1, 32, 16, 5) if last else torch.randn(1, 5, 32, 16)
     torch.testing.assert_close(rebuild(structure)(x), model(x))
+
+
+def test_channels_that_a_fixed_kernel_filters_one_by_one_stay_channels() -> None:
+    structure = read_structure(EachAlone(together=True), torch.randn(2, 3, 16, 32))
+    assert structure.inputs.layout == ""
+    assert [cut.keep_levels for cut in structure.cuts] == [1]
 
 
 class Remembering(Small):

@@ -1126,6 +1126,7 @@ def test_smaller_images_keep_four_positions_a_side_at_the_deepest_level(
     structure = SimpleNamespace(
         reductions=((1.0,) * dimensions, (float(deepest),) * dimensions),
         inputs=SimpleNamespace(dimensions=dimensions),
+        whole=(side,) * dimensions,
     )
     assert side * scaling(structure, [side] * dimensions, scale) == pixels
 

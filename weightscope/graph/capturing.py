@@ -236,8 +236,8 @@ def _freed(trial: Trial, captured: Capture, read_at: ExampleInputs) -> Iterator[
     runs = trial.error(larger.args, larger.kwargs) is None
     if runs and goes_the_same_way(trial, read_at, larger):
         square = _takes_only_squares(trial, read_at)
-        given = [images_of(read_at)[0].shape[axis] for axis in read_at.space]
-        for unit in ([_UNIT] * len(given), given):
+        given = tuple(images_of(read_at)[0].shape[axis] for axis in read_at.space)
+        for unit in dict.fromkeys([(_UNIT,) * len(given), given]):
             if all(size % part == 0 for size, part in zip(given, unit, strict=True)):
                 yield _with_free_numbers(trial, larger, unit, square=square)
 

@@ -47,6 +47,7 @@ from weightscope.graph.layouts import (
     is_one_image,
     layout_of_ids,
     letters_of,
+    of_single_channels,
     parse_layout,
     usual,
 )
@@ -191,6 +192,21 @@ def _frame_by_frame(
     return ""
 
 
+def _each_channel_apart(
+    trial: Trial, inputs: ExampleInputs, image: Tensor, first: tuple[tuple[int, ...], int] | None
+) -> str:
+    """The layout of images each of whose channels is one of its own, as a frame; else empty.
+
+    The forward then takes one more of them. It takes no more where only a fixed kernel is laid
+    over each, as for a gradient, before layers take them together.
+    """
+    layout = of_single_channels(image.shape, first)
+    if not layout:
+        return ""
+    more = _given(trial, inputs, image.dim(), partial(_one_more, layout.index("T")))
+    return layout if more else ""
+
+
 def _of_signals(
     trial: Trial, inputs: ExampleInputs, image: Tensor, first: tuple[tuple[int, ...], int] | None
 ) -> str:
@@ -266,6 +282,7 @@ def _laid_out(trial: Trial, inputs: ExampleInputs, layout: str | None) -> Exampl
         layout = layout_of_ids(image, ids) or infer_layout(image.shape, first)
         layout = _told_apart(trial, inputs, image, layout)
         layout = layout or _frame_by_frame(trial, inputs, image, first)
+        layout = layout or _each_channel_apart(trial, inputs, image, first)
         layout = layout or _of_signals(trial, inputs, image, first)
         layout = layout or (_of_slices(image, trial.slices(inputs)) if first is None else "")
         if not layout and has_batch_elsewhere(image.shape, first):

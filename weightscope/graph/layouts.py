@@ -252,6 +252,21 @@ def beside_a_memory(image: Sequence[int], given: tuple[tuple[int, ...], int] | N
     return found
 
 
+def of_single_channels(image: Sequence[int], given: tuple[tuple[int, ...], int] | None) -> str:
+    """The layout by which each channel is given as an image of its own; empty where none fits.
+
+    Args:
+        image: Shape of the image input.
+        given: Shape of the first convolution's input, and number of its spatial dimensions.
+    """
+    if given is None or not given[1] or len(image) != given[1] + 2:
+        return ""
+    if given[0][0] <= image[0] or image[1] == given[0][1]:
+        return ""
+    space = _LETTERS[given[1]]
+    return _of_same_sizes([f"NT{space}", f"N{space}T"], image, given) or ""
+
+
 def better_layout(
     layout: str, image: Sequence[int], given: tuple[tuple[int, ...], int] | None
 ) -> str:
@@ -354,6 +369,7 @@ __all__ = [
     "is_image",
     "layout_of_ids",
     "letters_of",
+    "of_single_channels",
     "parse_layout",
     "sides_of",
     "steps_of",
