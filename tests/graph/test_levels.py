@@ -1022,3 +1022,23 @@ def test_what_makes_a_mask_is_head_though_a_score_of_it_is_returned(
     found = {layer for layer, stage in structure.stage_of.items() if stage.name == "head"}
     assert found == heads
     assert structure.stage_of["join"].name == "decoder 0"
+
+
+@pytest.mark.parametrize("size", [63, 64, 65])
+def test_a_small_image_of_odd_size_has_the_reductions_of_a_large_one(size: int) -> None:
+    def down(channels: int) -> nn.Conv2d:
+        return nn.Conv2d(channels, channels, 3, 2, 1)
+
+    class Deep(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.out = nn.Conv2d(1, 4, 3, padding=1), nn.Conv2d(4, 1, 1)
+            self.down, self.mid = nn.Sequential(*(down(4) for _ in range(6))), nn.Conv2d(4, 4, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            top = self.first(x)
+            deep = F.interpolate(self.mid(self.down(top)), size=top.shape[2:])
+            return self.out(deep + top)
+
+    structure = read_structure(Deep(), torch.randn(1, 1, size, size))
+    assert structure.reductions == tuple((2.0**level,) * 2 for level in range(7))

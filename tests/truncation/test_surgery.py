@@ -626,3 +626,50 @@ def test_a_deep_copy_has_a_module_of_its_own(proposals):
 def test_more_channels_than_fit_into_memory_are_refused_by_name(width, proposals):
     with pytest.raises(TruncationError, match=rf"width={width} .*; ask for fewer channels"):
         proposals("plain")[1].build(width=width)
+
+
+class Sided(nn.Module):
+    """A block that also makes a map for a loss, which its caller may not use."""
+
+    def __init__(self, in_channels: int, channels: int) -> None:
+        super().__init__()
+        self.conv, self.norm = (
+            nn.Conv2d(in_channels, channels, 3, padding=1),
+            nn.BatchNorm2d(channels),
+        )
+        self.side, self.spare = nn.Conv2d(channels, 2, 1), nn.Conv2d(channels, 2, 1)
+
+    def forward(self, x):
+        y = F.relu(self.norm(self.conv(x)))
+        return y, self.side(y)
+
+
+class SidesUnused(nn.Module):
+    """Decoder blocks make maps of which the last one's alone is returned."""
+
+    def __init__(self):
+        super().__init__()
+        self.e0, self.e1 = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 16, 3, 2, 1)
+        self.e2, self.e3 = nn.Conv2d(16, 16, 3, 2, 1), nn.Conv2d(16, 16, 3, 2, 1)
+        self.d2, self.d1, self.d0 = Sided(32, 16), Sided(32, 8), Sided(16, 8)
+
+    def forward(self, x):
+        e0 = F.relu(self.e0(x))
+        e1 = F.relu(self.e1(e0))
+        e2 = F.relu(self.e2(e1))
+        up = partial(F.interpolate, scale_factor=2.0)
+        d2, _ = self.d2(torch.cat([up(F.relu(self.e3(e2))), e2], 1))
+        d1, _ = self.d1(torch.cat([up(d2), e1], 1))
+        return self.d0(torch.cat([up(d1), e0], 1))[1]
+
+
+@pytest.mark.parametrize("keep", [1, 2, 3])
+def test_what_a_block_computes_and_nothing_uses_stays_with_the_block(keep):
+    torch.manual_seed(0)
+    found = proposals_of(SidesUnused().eval(), torch.randn(2, 3, 32, 32))
+    variant = next(p for p in found if p.keep_levels == keep).build()
+    assert verify(variant, export=False).failures == ()
+    assert {name for name in variant.module.state_dict() if ".spare." in name} == set()
+    blocks = {f"d{level}" for level in range(min(keep, 3))}
+    kept = {name.split(".")[0] for name in variant.module.state_dict() if ".side.weight" in name}
+    assert kept == blocks

@@ -51,8 +51,10 @@ from weightscope.graph.queries import Queries
 from weightscope.graph.structure import ExampleInputs
 from weightscope.thresholds import LEVEL_RATIO
 
-# sizes are read off where padding and cropping by a few pixels no longer count
+# sizes are read off where padding and cropping by a few pixels no longer count, for an image that
+# has so many along its longest side; a smaller one is enlarged to as many before
 _PROBE_SCALES = (16, 32)
+_PROBE_SIDE = 256
 
 
 Source = Literal["input", "resized", "maps"]
@@ -160,7 +162,8 @@ def read_levels(capture: Capture, inputs: ExampleInputs) -> Levels:
     first = maps_of_signals(capture, images)
     dimensions = inputs.dimensions if first is None else 2
     rests = growing_sides(capture, images, dimensions)
-    small, large = (sizes_at(capture, images, scale, rests) for scale in _PROBE_SCALES)
+    times = math.ceil(_PROBE_SIDE / max(map(hint, space_of(images[0]))))
+    small, large = (sizes_at(capture, images, scale * times, rests) for scale in _PROBE_SCALES)
     image, channels = images[0], inputs.channels
     resized = resized_first(capture, images) if follows_the_input(capture) else None
     if first is not None:

@@ -80,7 +80,7 @@ def build(
         for path, changes in group(recuts).items():
             recut_layer(owner, path, changes)
     _remove_unused(owner, graph)
-    _drop(owner, aliases(structure.model, set(structure.dead_parameters)))
+    _drop(owner, aliases(structure.model, _needed_nowhere(structure, graph)))
     _let_go(owner)
     constants, modes = _constants(structure, graph, numbers), own_modes(structure.model)
     module = runnable(owner, graph, constants, structure.output_spec, modes)
@@ -331,6 +331,19 @@ def _holder(module: nn.Module) -> nn.Module:
     for name, buffer in buffers(module).items():
         holder.register_buffer(name, buffer, is_persistent(module, name))
     return holder
+
+
+def _needed_nowhere(structure: Structure, graph: fx.Graph) -> set[str]:
+    """Dead parameters that nothing which stays computes with.
+
+    A module that is called as a whole may compute what no output depends on, and needs its weights.
+    """
+    names = structure.program.graph_signature.inputs_to_parameters
+    inputs = structure.program.graph.find_nodes(op="placeholder")
+    used = {names[node.name] for node in inputs if node.name in names and node.users}
+    called = tuple(f"{node.target}." for node in graph.find_nodes(op="call_module"))
+    dead = structure.dead_parameters
+    return {name for name in dead if not (name in used and name.startswith(called))}
 
 
 def _drop(owner: nn.Module, names: set[str]) -> None:
