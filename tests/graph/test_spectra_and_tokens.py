@@ -215,12 +215,30 @@ class Flattened(nn.Module):
         return self.unet(self.stem(x).mean(2))
 
 
-def test_an_image_made_of_a_film_is_read_once_its_axes_are_said():
+def test_an_image_made_of_a_film_is_read():
     film = torch.rand(1, 3, 8, 32, 32)
-    with pytest.raises(StructureError, match="layout= which axis holds frames"):
-        read_structure(Flattened(), film)
+    structure = read_structure(Flattened(), film)
+    assert structure.reductions[1:] == ((1.0, 2.0, 2.0), (1.0, 4.0, 4.0))
+    assert len(structure.cuts) == 2
     assert len(read_structure(Flattened(), film, layout="NCTHW").cuts) == 2
     assert len(read_structure(UNet(), film[:, :, 0]).cuts) == 2
+
+
+class Profile(nn.Module):
+    """The mean of an image's columns goes through a network of signals."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.down = nn.Conv2d(3, 3, 3, padding=1), nn.Conv1d(3, 4, 3, 2, 1)
+        self.up = nn.ConvTranspose1d(4, 3, 2, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.up(self.down(self.stem(x).mean(2)).relu())
+
+
+def test_a_signal_made_of_an_image_is_refused():
+    with pytest.raises(StructureError, match="layout= which axis holds frames"):
+        read_structure(Profile(), torch.rand(1, 3, 8, 32))
 
 
 class FramesAsChannels(UNet):

@@ -242,7 +242,8 @@ def _shape(node: fx.Node) -> list[int]:
 
 def _each(value: Any, count: int) -> Sequence[int]:
     values = value if isinstance(value, list | tuple) else [value]
-    return [int(v) for v in values] * (count if len(values) == 1 else 1)
+    numbers = [hint(v.meta["val"]) if isinstance(v, fx.Node) else int(v) for v in values]
+    return numbers * (count if len(values) == 1 else 1)
 
 
 def _keeps_positions(node: fx.Node) -> bool:

@@ -135,6 +135,7 @@ def _cut(
             or _vector(node, coarse.places, levels)
             or _of_parts(node, coarse.places, dimensions, levels)
             or _vectors(node, coarse.places, levels)
+            or _projected(node, coarse.places, dimensions, levels)
         )
         if read is None:
             return _unreadable(node, dimensions)
@@ -224,11 +225,12 @@ def _cut_of_slices(
     coarse: Coarse, fine: Sequence[fx.Node], model: nn.Module, keep: int, levels: Levels
 ) -> Cut | None:
     """One cut where the slices or frames of volumes lie in the batch, of maps of each alone."""
-    sizes, maps = (tuple(s[1:] for s in of) for of in (levels.sizes, levels.maps))
-    flat = replace(levels, sizes=sizes, maps=frozenset(maps))
-    found = _cut(coarse, fine, model, keep, 2, flat)
+    across = levels.projected or 0
+    found = _cut(coarse, fine, model, keep, 2, _without_side(levels, across))
     if isinstance(found, str):
         return None
+    if levels.projected is not None:
+        return found  # maps of two sides on both sides of the cut, and none of slices
     values = {n.name: n.meta["val"] for n in coarse.graph.nodes if makes_tensor(n)}
     crossing = (*found.entries, *found.exits)
     of_slices = [
@@ -237,6 +239,14 @@ def _cut_of_slices(
         for site in crossing
     ]
     return found if all(of_slices) else None
+
+
+def _without_side(levels: Levels, side: int) -> Levels:
+    """The levels of maps that lack one side of the image."""
+    sizes, maps = (
+        [(*size[:side], *size[side + 1 :]) for size in of] for of in (levels.sizes, levels.maps)
+    )
+    return replace(levels, sizes=tuple(sizes), maps=frozenset(maps))
 
 
 _TURNED = (
@@ -635,6 +645,17 @@ def _of_parts(
         return None
     of_each = tuple(map(hint, parts))
     return Site(node.name, channels, "channels_first", level, value.is_complex(), parts=of_each)
+
+
+def _projected(
+    node: fx.Node, places: Mapping[str, Place], dimensions: int, levels: Levels
+) -> Site | None:
+    """A map of two sides of volumes, where that is what becomes of them."""
+    side = levels.projected
+    if dimensions != 3 or side is None:
+        return None
+    flat = site(node, places, 2, _without_side(levels, side))
+    return replace(flat, lacks=side) if flat and flat.layout == "channels_first" else None
 
 
 def _single(value: torch.Tensor, dimensions: int) -> tuple[int, ...]:

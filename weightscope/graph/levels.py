@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from torch import fx
 
-from weightscope.adapters.symbols import Probe, hint, is_symbolic
+from weightscope.adapters.symbols import Probe, free_symbols, hint, is_symbolic
 from weightscope.errors import StructureError, keyword
 from weightscope.graph.capture import Capture
 from weightscope.graph.corrections import corrected
@@ -31,6 +31,7 @@ from weightscope.graph.growing import (
     image_inputs,
     maps_of_signals,
     padded_together,
+    projected_side,
     resized_first,
     sizes_at,
     space_of,
@@ -76,6 +77,7 @@ class Levels:
         whole: The size, at the example, that levels are counted from.
         counted_from: What has that size: the ``"input"``, ``"resized"`` images, which the forward
             brings to one size before anything else, or ``"maps"`` that it makes of signals.
+        projected: The side of volumes that the maps behind them lack; None where none do.
     """
 
     level: Mapping[fx.Node, int]
@@ -87,6 +89,7 @@ class Levels:
     free: bool = False
     whole: tuple[int, ...] = ()
     counted_from: Source = "input"
+    projected: int | None = None
 
 
 def plausible(capture: Capture, levels: Levels, inputs: ExampleInputs) -> bool:
@@ -162,6 +165,10 @@ def read_levels(capture: Capture, inputs: ExampleInputs) -> Levels:
     first = maps_of_signals(capture, images)
     dimensions = inputs.dimensions if first is None else 2
     rests = growing_sides(capture, images, dimensions)
+    projected = projected_side(capture, images)
+    if projected is not None:  # what is left of it tells no level: one side behind has none of it
+        held = free_symbols([space_of(images[0])[projected]])
+        rests = {symbol: rest for symbol, rest in rests.items() if symbol not in held}
     times = math.ceil(_PROBE_SIDE / max(map(hint, space_of(images[0]))))
     small, large = (sizes_at(capture, images, scale * times, rests) for scale in _PROBE_SCALES)
     image, channels = images[0], inputs.channels
@@ -174,9 +181,11 @@ def read_levels(capture: Capture, inputs: ExampleInputs) -> Levels:
     slices = dimensions == 3 and (
         takes_slices_apart(capture, image)
         or (inputs.held is not None and has_maps_of_slices(capture))
+        or projected is not None
     )
     before = first.before if first else frozenset()
-    reader = Positions(image, channels, small, large, slices=slices, whole=whole, before=before)
+    across = (projected or 0) if slices else None
+    reader = Positions(image, channels, small, large, across=across, whole=whole, before=before)
     reader.begin_beside(images[1:])
     queries = Queries([*images, image])
     factor, pooled, told = _factors(capture, [*images, image], reader, queries)
@@ -202,7 +211,7 @@ def read_levels(capture: Capture, inputs: ExampleInputs) -> Levels:
         maps = frozenset(sizes) | _sizes_of_maps(level.keys() - pooled, reader)
         empty, free = _some_empty(level, large), reader.growth != 1
         size = tuple(map(hint, space_of(whole)))
-        return Levels(level, reductions, sizes, maps, empty, parts, free, size, counted_from)
+        return Levels(level, reductions, sizes, maps, empty, parts, free, size, counted_from, projected)
 
     parts = {name: counted(inside, {}) for name, inside in parts_of(capture, level).items()}
     return counted(without_excursions(capture, level), parts)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from enum import Enum
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import fx
@@ -18,6 +18,7 @@ from weightscope.graph.operators import SAMPLES, facts
 from weightscope.graph.writes import writes_into_new
 from weightscope.thresholds import LEVEL_RATIO
 
+_Of = TypeVar("_Of")
 _STRETCHED = 1.1  # of two sides, beyond what padding to a window adds to one
 _INVERSE_TRANSFORMS = tuple(
     f"aten::fft_{name}" for name in ("ifft", "ifft2", "ifftn", "irfft", "irfft2", "irfftn")
@@ -47,8 +48,9 @@ class Positions:
         channel: The axis of its channels.
         small: The sizes of a small input.
         large: Those of a large one.
-        slices: Whether those of one slice of a volume are counted: a network that is called with
-            some slices at a time has any number of them.
+        across: The side across which slices of a volume lie, where those of one slice are counted:
+            a network that is called with some slices at a time has any number of them, and maps
+            behind volumes may have two sides alone. None where those of volumes are.
         whole: What images of several sizes are padded to, if they are.
         before: Where the image is the maps that a forward makes of signals: what no layer made.
     """
@@ -60,7 +62,7 @@ class Positions:
         small: Probe,
         large: Probe,
         *,
-        slices: bool = False,
+        across: int | None = None,
         whole: fx.Node | None = None,
         before: Collection[fx.Node] = (),
     ) -> None:
@@ -76,6 +78,7 @@ class Positions:
         self.dimensions = len(self.sizes)
         self.positions = math.prod(self.sizes)
         self.growth = self.positions / math.prod(self.small_sizes)
+        self.across, slices = across or 0, across is not None
         self.slices = slices
         held = [a == b for a, b in zip(self.small_sizes, self.sizes, strict=True)]
         # where slices are counted, their number lies outside of what is counted
@@ -271,7 +274,8 @@ class Positions:
         """
         if not self.slices:
             return self.positions * batch / after
-        side, stack = math.prod(self.sizes[1:]), self._stack(value)
+        side = math.prod(_without(self.across, self.sizes))
+        stack = self._stack(value)
         if value.dim() == self.dimensions and stack > self.small.size(value.shape[0]):
             return side * self.images / stack  # a signal along the slices for each place
         if value.dim() == self.dimensions and stack == self.images:
@@ -288,7 +292,7 @@ class Positions:
 
     def _slices(self, value: torch.Tensor) -> int:
         """How many slices of volumes a result holds: a map of two sides has them in the batch."""
-        lie = value.shape[2] if value.dim() == self.dimensions + 2 else 1
+        lie = value.shape[2 + self.across] if value.dim() == self.dimensions + 2 else 1
         return self.large.size(value.shape[0]) * self.large.size(lie)
 
     def _is_reduced(self, node: fx.Node, value: torch.Tensor | None) -> bool:
@@ -532,12 +536,16 @@ class Positions:
             if part > less and whole > small
             else whole / part * share
             for (whole, small, share), part, less in zip(
-                list(zip(*given, strict=True))[lost:], sizes, before, strict=True
+                _without(self.across if lost else None, list(zip(*given, strict=True))),
+                sizes,
+                before,
+                strict=True,
             )
         )
-        if lost and not self.slices:
-            grown = ((factor or math.prod(grown)) / math.prod(grown), *grown)
-        return grown if len(grown) == self.dimensions else (1.0, *grown)
+        if not lost:
+            return grown
+        along = 1.0 if self.slices else (factor or math.prod(grown)) / math.prod(grown)
+        return (*grown[: self.across], along, *grown[self.across :])
 
     def _in_order(self, sides: Sequence[Any], sizes: Sequence[int]) -> Sequence[int]:
         """Sizes of a map in the order of the image's sides that they follow, if that is known.
@@ -555,6 +563,11 @@ class Positions:
         if self.dimensions != 3 or value.dim() != self.dimensions + 1:
             return False
         return self.slices or facts(operator_of(node)).layout == "channels_first"
+
+
+def _without(side: int | None, sizes: Sequence[_Of]) -> list[_Of]:
+    """What belongs to the sides of an image, without one of them."""
+    return [size for axis, size in enumerate(sizes) if axis != side]
 
 
 def _only_one(node: fx.Node) -> fx.Node | None:

@@ -130,6 +130,7 @@ class Site:
             layout is the one without them.
         parts: Lengths of its axes that hold channels, where these are several (frames and channels
             of a clip, shifts along both sides), from axis 1.
+        lacks: Of what leaves, the side of volumes that a map of their two others has none of.
     """
 
     node: str
@@ -141,6 +142,7 @@ class Site:
     in_turn: bool = False
     single: tuple[int, ...] = ()
     parts: tuple[int, ...] = ()
+    lacks: int | None = None
 
     @property
     def real_channels(self) -> int:

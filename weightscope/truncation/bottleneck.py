@@ -96,6 +96,7 @@ class Exit:
         in_turn: Whether these follow each other in the batch.
         single: Further axes of length 1, in ascending order.
         parts: Lengths of the axes that hold its channels, where these are several.
+        lacks: The side of volumes that it has none of: it holds the mean along it.
     """
 
     channels: int
@@ -107,6 +108,7 @@ class Exit:
     in_turn: bool = False
     single: tuple[int, ...] = ()
     parts: tuple[int, ...] = ()
+    lacks: int | None = None
 
     @property
     def width(self) -> int:
@@ -205,9 +207,14 @@ class Bottleneck(nn.Module):
 
 
 def brought(x: Tensor, site: Exit, sizes: Sequence[int]) -> Tensor:
-    """Bring what a trunk returns to the sizes of an exit: a vector is the mean over positions."""
+    """Bring what a trunk returns to the sizes of an exit.
+
+    A vector is the mean over positions, a map without one of a volume's sides that along it.
+    """
     if site.layout == "vector":
         return x.mean(tuple(range(2, x.dim())), keepdim=True)
+    if site.lacks is not None:
+        x = x.mean(2 + site.lacks, keepdim=True)
     return x if site.exact else _resized(x, list(sizes))
 
 
@@ -255,6 +262,8 @@ def to_image(x: Tensor, site: Entry | Exit, sizes: list[int]) -> Tensor:
     layout = site.layout
     if site.parts:
         return x.flatten(1, len(site.parts))
+    if isinstance(site, Exit) and site.lacks is not None:
+        return x.unsqueeze(2 + site.lacks)
     if layout == "channels_first":
         return x
     if layout == "channels_last":
@@ -286,6 +295,8 @@ def _from_image(x: Tensor, site: Exit) -> Tensor:
     """Bring (B, C, *S) to what leaves."""
     if site.is_complex:
         x = torch.complex(*x.chunk(2, 1))
+    if site.lacks is not None:
+        x = x.squeeze(2 + site.lacks)
     if site.layout == "channels_last":
         x = x.movedim(1, -1)
     elif site.layout != "channels_first":

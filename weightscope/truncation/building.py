@@ -401,14 +401,15 @@ def _receptive_field(
 ) -> Pixels:
     """The receptive field of a variant, by arithmetic over the original's graph.
 
-    Where an input has more dimensions than its images (frames of a film), or its slices lie in the
-    batch where it is cut, the whole input counts.
+    Where an input has more dimensions than its images (frames of a film), its slices lie in the
+    batch where it is cut, or volumes leave as maps of two sides, the whole input counts.
     """
     fine = {node.name: str(node.meta.get("fine")) for node in structure.graph.nodes}
     views = {node.name: seen for node, seen in propagate(structure.program).items()}
     entries = [views[fine[site.node]] for site in cut.entries]
     dimensions = structure.inputs.dimensions
-    if any(len(seen) != dimensions for seen in (*entries, crossing.runs[0].trunk)):
+    views_of_all = all(len(seen) == dimensions for seen in (*entries, crossing.runs[0].trunk))
+    if not views_of_all or any(site.lacks is not None for site in cut.exits):
         return (None,) * dimensions
     known: dict[str, Views] = {}
     for (entering, leaving), sizes in zip(cut.runs, crossing.runs, strict=True):

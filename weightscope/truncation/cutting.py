@@ -63,7 +63,11 @@ class Crossing:
     def finest(self) -> int:
         """Which exit has the size at which the bottleneck works; the first of vectors alone."""
         run = self.runs[0]
-        return run.exits.index(run.trunk) if run.trunk in run.exits else 0
+        for index, (exit_, sizes) in enumerate(zip(self.exits, run.exits, strict=True)):
+            sides = enumerate(zip(sizes, run.trunk, strict=True))
+            if all(own == whole for axis, (own, whole) in sides if axis != exit_.lacks):
+                return index
+        return 0
 
 
 def read_crossing(structure: Structure, cut: Cut) -> Crossing:
@@ -97,14 +101,18 @@ def _trunk(
 ) -> tuple[Any, ...]:
     """Sizes at which the bottleneck of one run works."""
     entering, leaving = run
-    maps = [z for z, site in zip(leaving, cut.runs[0][1], strict=True) if site.layout != "vector"]
-    if maps:
-        return max(maps, key=lambda sizes: prod(map(probe.size, sizes)))
+    made = zip(leaving, cut.runs[0][1], strict=True)
+    maps = [(sizes, site.lacks) for sizes, site in made if site.layout != "vector"]
+    finest, lacks = max(maps, key=lambda one: prod(map(probe.size, one[0])), default=((), None))
+    if finest and lacks is None:
+        return finest
     index = min(range(len(entering)), key=lambda i: prod(map(probe.size, entering[i])))
     above = structure.reductions[cut.entries[index].level]
     steps = [b / a for a, b in zip(above, structure.reductions[cut.keep_levels], strict=True)]
+    below = (size // max(1, round(step)) for size, step in zip(entering[index], steps, strict=True))
+    # volumes that become maps of two sides keep their third one up to where they leave
     return tuple(
-        size // max(1, round(step)) for size, step in zip(entering[index], steps, strict=True)
+        finest[axis] if finest and axis != lacks else size for axis, size in enumerate(below)
     )
 
 
@@ -122,7 +130,8 @@ def _sizes(structure: Structure, site: Site) -> tuple[Any, ...]:
     if site.layout == "vector":
         return (1,) * len(structure.whole)
     if shown := site.sizes(given):
-        return shown
+        # of the side that a map lacks, one position stands for all
+        return shown if site.lacks is None else (*shown[: site.lacks], 1, *shown[site.lacks :])
     shape = [size for axis, size in enumerate(given) if axis not in site.single]
     tokens = shape[1] if site.layout == "tokens_last" else shape[2]
     rank = len(structure.whole) + 2
@@ -224,6 +233,7 @@ def _exit(site: Site, runs: _Pairs, probes: Sequence[Probe]) -> Exit:
         in_turn=site.in_turn,
         single=site.single,
         parts=site.parts,
+        lacks=site.lacks,
         exact=all(_same(a, b, probes) for pair in runs for a, b in zip(*pair, strict=True)),
         scale=tuple(_ratio(a, b, probes) for a, b in zip(sizes, trunk, strict=True)),
     )
