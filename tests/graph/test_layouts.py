@@ -10,7 +10,7 @@ from torch import Tensor, nn
 import weightscope as ws
 from weightscope.errors import ForwardError, InputError, StructureError
 from weightscope.graph import read_structure, rebuild
-from weightscope.graph.layouts import arranged, infer_layout, parse_layout
+from weightscope.graph.layouts import arranged, infer_layout, of_views, parse_layout
 from weightscope.receptive_field import receptive_fields
 from weightscope.truncation import verify
 from weightscope.truncation.building import build
@@ -326,6 +326,75 @@ def test_layouts_by_hand() -> None:
     assert infer_layout((2, 4, 64, 64, 3), ((8, 3, 64, 64), 2)) == "NTHWC"
     assert infer_layout((2, 4, 64, 64), ((2, 16, 32, 32), 2)) == ""  # folded before it
     assert infer_layout((2, 4, 64, 64), None) == ""
+    assert infer_layout((2, 3, 64, 48, 5), ((10, 3, 64, 48), 2)) == "NCHWT"
+    assert of_views((2, 3, 4, 64, 48), ((24, 1, 64, 48), 2)) == "NTDHW"  # views
+    assert infer_layout((2, 1, 4, 64, 48), ((8, 1, 64, 48), 2)) == "NCTHW"  # slices
+    assert of_views((2, 1, 4, 64, 48), ((8, 1, 64, 48), 2)) == ""
+    assert of_views((2, 5, 4, 3, 64, 48), ((40, 3, 64, 48), 2)) == "NTDCHW"
+    assert of_views((2, 3, 5, 4, 64, 48), ((40, 3, 64, 48), 2)) == "NCTDHW"
+
+
+class LightField(nn.Module):
+    """Views along two axes, with their channels between or none: each alone, then all of them."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.channels, self.view = channels, nn.Conv2d(channels or 1, 6, 3, 1, 1)
+        self.angles, self.deep = nn.Conv2d(6, 6, 3, 1, 1), nn.Conv2d(6, 8, 3, 2, 1)
+        self.bottom, self.up = nn.Conv2d(8, 8, 3, 2, 1), nn.Conv2d(16, 8, 3, 1, 1)
+        self.last, self.out = nn.Conv2d(14, 6, 3, 1, 1), nn.Conv2d(6, channels or 1, 1)
+
+    def forward(self, x):
+        images, rows, columns, height, width = (*x.shape[:3], *x.shape[-2:])
+        top = self.view(x.reshape(-1, self.channels or 1, height, width)).relu()
+        y = top.view(images, rows * columns, -1, height * width).permute(0, 3, 2, 1)
+        y = self.angles(y.reshape(images * height * width, -1, rows, columns)).relu()
+        y = y.view(images, height * width, -1, rows * columns).permute(0, 3, 2, 1)
+        top = y.reshape(images * rows * columns, -1, height, width)
+        deep = self.deep(top).relu()
+        y = F.interpolate(self.bottom(deep).relu(), scale_factor=2)
+        y = F.interpolate(self.up(torch.cat([y, deep], 1)).relu(), scale_factor=2)
+        return self.out(self.last(torch.cat([y, top], 1)).relu()).view(x.shape) + x
+
+
+@pytest.mark.parametrize("channels", [0, 3])
+def test_the_views_of_a_light_field_are_images_of_their_own(channels) -> None:
+    model = LightField(channels).eval()
+    between = (channels,) if channels else ()
+    structure = read_structure(model, torch.randn(2, 3, 4, *between, 32, 24))
+    assert structure.inputs.layout == ("NTDCHW" if channels else "NTDHW")
+    assert structure.reductions == ((1.0, 1.0, 1.0), (1.0, 2.0, 2.0), (1.0, 4.0, 4.0))
+    assert [cut.keep_levels for cut in structure.cuts] == [1, 2]
+    x = torch.randn(1, 5, 3, *between, 16, 40)
+    for cut in structure.cuts:
+        variant = build(structure, make_plan(structure, cut, width=4))
+        assert variant.module.eval()(x).shape == x.shape
+
+
+class LastFrames(nn.Module):
+    """Images or volumes whose frames lie along the last axis, each on its own."""
+
+    def __init__(self, dimensions: int) -> None:
+        super().__init__()
+        layer = {2: nn.Conv2d, 3: nn.Conv3d}[dimensions]
+        self.top, self.deep = layer(1, 4, 3, 1, 1), layer(4, 6, 3, 2, 1)
+        self.last, self.out = layer(10, 4, 3, 1, 1), layer(4, 1, 1)
+
+    def forward(self, x):
+        top = self.top(x.movedim(-1, 1).flatten(0, 1)).relu()
+        y = torch.cat([F.interpolate(self.deep(top).relu(), scale_factor=2), top], 1)
+        return self.out(self.last(y).relu()).unflatten(0, (x.shape[0], -1)).movedim(1, -1)
+
+
+@pytest.mark.parametrize(("layout", "sizes"), [("NCHWT", (32, 24)), ("NCDHWT", (8, 8, 8))])
+def test_frames_along_the_last_axis_are_frames(layout, sizes) -> None:
+    model = LastFrames(len(sizes)).eval()
+    structure = read_structure(model, torch.randn(2, 1, *sizes, 3))
+    assert structure.inputs.layout == layout
+    assert structure.reductions == ((1.0,) * len(sizes), (2.0,) * len(sizes))
+    x = torch.randn(1, 1, *(size + 8 for size in sizes), 5)
+    variant = build(structure, make_plan(structure, structure.cuts[0], width=4))
+    assert variant.module.eval()(x).shape == x.shape
 
 
 class FrameByFrame(Net):

@@ -48,6 +48,7 @@ from weightscope.graph.layouts import (
     layout_of_ids,
     letters_of,
     of_single_channels,
+    of_views,
     parse_layout,
     usual,
 )
@@ -195,12 +196,12 @@ def _frame_by_frame(
 def _each_channel_apart(
     trial: Trial, inputs: ExampleInputs, image: Tensor, first: tuple[tuple[int, ...], int] | None
 ) -> str:
-    """The layout of images each of whose channels is one of its own, as a frame; else empty.
+    """The layout of images each of whose channels, or views, is one of its own; else empty.
 
     The forward then takes one more of them. It takes no more where only a fixed kernel is laid
     over each, as for a gradient, before layers take them together.
     """
-    layout = of_single_channels(image.shape, first)
+    layout = of_single_channels(image.shape, first) or of_views(image.shape, first)
     if not layout:
         return ""
     more = _given(trial, inputs, image.dim(), partial(_one_more, layout.index("T")))
@@ -233,7 +234,9 @@ def _of_slices(image: Tensor, given: tuple[tuple[int, ...], int] | None) -> str:
     """
     if given is None or image.shape[1] == given[0][1]:
         return ""
-    return infer_layout(image.shape, given).replace("T", "D")
+    layout = infer_layout(image.shape, given)
+    # of several axes of them, or the last one, no layer strides over the slices of a volume
+    return "" if "D" in layout or layout.endswith("T") else layout.replace("T", "D")
 
 
 def _told_apart(trial: Trial, inputs: ExampleInputs, image: Tensor, layout: str) -> str:

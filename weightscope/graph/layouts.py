@@ -267,6 +267,29 @@ def of_single_channels(image: Sequence[int], given: tuple[tuple[int, ...], int] 
     return _of_same_sizes([f"NT{space}", f"N{space}T"], image, given) or ""
 
 
+def of_views(image: Sequence[int], given: tuple[tuple[int, ...], int] | None) -> str:
+    """The layout of images that lie along two axes (a light field's views); empty where none do.
+
+    The first convolution is given each as an image of its own. They may have no channels.
+
+    Args:
+        image: Shape of the image input.
+        given: Shape of the first convolution's input, and number of its spatial dimensions.
+    """
+    if given is None or given[1] != 2 or len(given[0]) != 4:
+        return ""
+    batch, channels, *sizes = given[0]
+    for layout in ("NTDHW", "NTDCHW", "NCTDHW", "NTDHWC"):
+        if len(layout) != len(image):
+            continue
+        of = dict(zip(layout, image, strict=True))
+        several = of["T"] > 1 and of["D"] > 1  # one is the channel of a volume, or its only slice
+        all_else = (batch, channels) == (of["N"] * of["T"] * of["D"], of.get("C", 1))
+        if several and all_else and _alike_in_all(alike, (of["H"], of["W"]), sizes):
+            return layout
+    return ""
+
+
 def better_layout(
     layout: str, image: Sequence[int], given: tuple[tuple[int, ...], int] | None
 ) -> str:
@@ -325,7 +348,7 @@ def is_one_image(image: Sequence[int], given: tuple[tuple[int, ...], int] | None
 
 def _of_clips(space: str) -> tuple[str, ...]:
     """Where frames and channels may lie beside the sizes."""
-    return f"TC{space}", f"CT{space}", f"T{space}C", f"{space}TC", f"{space}CT"
+    return f"TC{space}", f"CT{space}", f"T{space}C", f"{space}TC", f"{space}CT", f"C{space}T"
 
 
 def alike(size: int, other: int) -> bool:
@@ -370,6 +393,7 @@ __all__ = [
     "layout_of_ids",
     "letters_of",
     "of_single_channels",
+    "of_views",
     "parse_layout",
     "sides_of",
     "steps_of",

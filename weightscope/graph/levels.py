@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from torch import fx
@@ -211,7 +211,8 @@ def read_levels(capture: Capture, inputs: ExampleInputs) -> Levels:
         maps = frozenset(sizes) | _sizes_of_maps(level.keys() - pooled, reader)
         empty, free = _some_empty(level, large), reader.growth != 1
         size = tuple(map(hint, space_of(whole)))
-        return Levels(level, reductions, sizes, maps, empty, parts, free, size, counted_from, projected)
+        found = Levels(level, reductions, sizes, maps, empty, parts, free, size, counted_from)
+        return replace(found, projected=projected)
 
     parts = {name: counted(inside, {}) for name, inside in parts_of(capture, level).items()}
     return counted(without_excursions(capture, level), parts)
