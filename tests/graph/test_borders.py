@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tests.networks import places
 from weightscope.cost import count_costs
 from weightscope.errors import InputError, StructureError
 from weightscope.graph import Structure, read_structure
@@ -373,3 +374,57 @@ def test_other_grids_are_levels_where_a_network_holds_at_one_size(how: str) -> N
     assert names["deep"] == "bottleneck"
     assert names["up"] == "decoder 1"
     assert [cut.keep_levels for cut in structure.cuts] == [1, 2]
+
+
+class Modulated(nn.Module):
+    """A convolution whose weights a style scales for each image; it doubles the size and blurs."""
+
+    def __init__(self, channels: int, grows: bool) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(1, channels, channels, 3, 3))
+        self.style, self.grows = nn.Linear(8, channels), grows
+        self.register_buffer("blur", torch.ones(1, 1, 4, 4) / 4)
+
+    def forward(self, x, style):
+        images, channels, height, width = x.shape
+        weight = self.weight * self.style(style).view(images, 1, channels, 1, 1)
+        size = weight.pow(2).sum([2, 3, 4]) + 1e-8
+        weight = weight * size.rsqrt().view(images, channels, 1, 1, 1)
+        x = x.reshape(1, images * channels, height, width)
+        if not self.grows:
+            weight = weight.reshape(images * channels, channels, 3, 3)
+            return F.conv2d(x, weight, padding=1, groups=images).view(images, -1, height, width)
+        weight = weight.transpose(1, 2).reshape(images * channels, channels, 3, 3)
+        x = F.conv_transpose2d(x, weight, stride=2, groups=images)  # one pixel too many
+        x = x.view(images * channels, 1, *x.shape[-2:])
+        x = F.conv2d(F.pad(x, (1, 1, 1, 1)), self.blur)
+        return x.view(images, channels, *x.shape[-2:])
+
+
+class Inverted(nn.Module):
+    """An encoder makes styles, of which a generator draws an image from a learned map."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        steps = [nn.Conv2d(3, 6, 3, 1, 1), *(nn.Conv2d(6, 6, 3, 2, 1) for _ in range(3))]
+        self.down = nn.ModuleList(steps)
+        self.to_style, self.start = nn.Linear(6, 8), nn.Parameter(torch.randn(1, 6, 4, 4))
+        self.drawn = nn.ModuleList(Modulated(6, grows) for grows in (False, True, True, True))
+        self.out = nn.Conv2d(6, 3, 1)
+
+    def forward(self, x):
+        for layer in self.down:
+            x = layer(x).relu()
+        style = self.to_style(x.mean((2, 3)))
+        x = self.start.expand(x.shape[0], -1, -1, -1)
+        for layer in self.drawn:
+            x = F.leaky_relu(layer(x, style), 0.2)
+        return self.out(x)
+
+
+def test_weights_that_are_made_of_the_image_are_no_maps() -> None:
+    structure = read_structure(Inverted().eval(), torch.randn(2, 3, 32, 32))
+    assert structure.reductions == ((1.0, 1.0), (2.0, 2.0), (4.0, 4.0), (8.0, 8.0))
+    stage = places(structure)
+    assert [stage[f"down.{level}"] for level in range(3)] == [f"encoder {i}" for i in range(3)]
+    assert stage["down.3"] == stage["drawn.0"] == "bottleneck"

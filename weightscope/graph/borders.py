@@ -94,6 +94,9 @@ class Borders:
             return
         value, row = first_tensor(node), facts(operator_of(node))
         is_map = value is not None and value.dim() == len(self.fixed) + 2
+        if row.view == "convolution":  # its weights may be made of the image, and are no map
+            largest = node.all_input_nodes[0]
+            feeds = [n for n in feeds if n is largest]
         before = self._last.get(largest)
         if is_map and (
             row.layout == "channels_first"
