@@ -15,7 +15,9 @@ from weightscope.cost import count_costs
 from weightscope.errors import InputError, StructureError
 from weightscope.graph import Structure, read_structure
 from weightscope.statistics import measure_model
-from weightscope.truncation import propose
+from weightscope.truncation import propose, verify
+from weightscope.truncation.building import build
+from weightscope.truncation.plan import make_plan
 from weightscope.utilization import assess
 
 _CONVOLUTIONS: Mapping[int, Any] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
@@ -428,3 +430,17 @@ def test_weights_that_are_made_of_the_image_are_no_maps() -> None:
     stage = places(structure)
     assert [stage[f"down.{level}"] for level in range(3)] == [f"encoder {i}" for i in range(3)]
     assert stage["down.3"] == stage["drawn.0"] == "bottleneck"
+
+
+def test_vectors_that_make_weights_above_leave_a_cut() -> None:
+    model = Inverted().eval()
+    structure = read_structure(model, torch.randn(2, 3, 32, 32))
+    assert [cut.keep_levels for cut in structure.cuts] == [1, 2, 3]
+    x = torch.randn(3, 3, 32, 32)
+    for cut in structure.cuts:
+        assert {"vector", "channels_first"} == {site.layout for site in cut.exits}
+        variant = build(structure, make_plan(structure, cut, width=4))
+        assert variant.module.eval()(x).shape == x.shape
+        assert verify(variant, sizes=[x], export=False).failures == ()
+    kept = dict(variant.module.named_parameters())  # the scaled weights, and not what scales them
+    assert "drawn.3.weight" in kept

@@ -321,6 +321,7 @@ def _split(
         if stays and nodes[-1:] != stays and (node in reshapes or node in taken or moves):
             removed -= {node, _taken_from(node)}
     removed |= _losses(nodes, removed)
+    removed -= _kernels_of_vectors(nodes, removed, model, coarse, levels)
     prepared = _without_weights(nodes, model, weights)
     for node in reversed(nodes):  # a number or a grid that what stays computes with, or the image
         free = node.name not in coarse.reached or node in prepared
@@ -354,6 +355,48 @@ _HALF_WAYS = ("aten::repeat_interleave", "aten::flatten", "aten::slice")
 def _crosses(node: fx.Node, dimensions: int) -> bool:
     """Whether a node was laid out otherwise to cross a cut; volumes do not cross one of slices."""
     return CROSSES in node.meta and node.meta["val"].dim() != dimensions + 3
+
+
+def _kernels_of_vectors(
+    nodes: Sequence[fx.Node],
+    removed: Collection[fx.Node],
+    model: nn.Module,
+    coarse: Coarse,
+    levels: Levels,
+) -> set[fx.Node]:
+    """What makes the weights of a convolution above of vectors below, up to these vectors.
+
+    No bottleneck can make weights; the styles that scale them leave as vectors.
+    """
+    found: set[fx.Node] = set()
+    for node in nodes:
+        called = node not in removed and node.op == "call_function"
+        weight = argument(node, "weight") if called and _convolves(node) else None
+        waiting, made = [weight] if isinstance(weight, fx.Node) else [], set[fx.Node]()
+        while waiting:
+            one = waiting.pop()
+            works = _has_weights(one, model) if one.op == "call_module" else _is_kernel(one)
+            if not works:
+                made.add(one)
+                waiting += [n for n in one.all_input_nodes if n not in made]
+            elif one in removed and not _is_vector(one, coarse, levels):
+                made.clear()  # what a network makes of maps
+                break
+        found |= made
+    return found
+
+
+def _convolves(node: fx.Node) -> bool:
+    return facts(operator_of(node)).view == "convolution"
+
+
+def _is_vector(node: fx.Node, coarse: Coarse, levels: Levels) -> bool:
+    """Whether a vector for each image leaves here, if a cut takes what makes it."""
+    return makes_tensor(node) and _vector(node, coarse.places, levels) is not None
+
+
+def _is_kernel(node: fx.Node) -> bool:
+    return bool(facts(operator_of(node)).kernel)
 
 
 def _losses(nodes: Sequence[fx.Node], removed: Collection[fx.Node]) -> set[fx.Node]:
@@ -594,10 +637,19 @@ def site(
     single = _single(value, dimensions)
     shape = [size for axis, size in enumerate(value.shape) if axis not in single]
     read = _layout(shape, dimensions, levels, levels.sizes[level])
-    if read is None or BATCH_SECOND in node.meta:
+    if read is None or BATCH_SECOND in node.meta or _holds_images_as_channels(shape, levels):
         return None
     layout, channels = read
     return Site(node.name, channels, layout, level, value.is_complex(), single=single)
+
+
+def _holds_images_as_channels(shape: Sequence[Any], levels: Levels) -> bool:
+    """Whether all images are channels of one, at one size of theirs: each has kernels of its own.
+
+    Then what grows is the number of images.
+    """
+    one = isinstance(shape[0], int) and shape[0] == 1
+    return one and not levels.free and any(map(grows, shape[1:]))
 
 
 def _vector(node: fx.Node, places: Mapping[str, Place], levels: Levels) -> Site | None:
