@@ -12,6 +12,7 @@ from torch.nn import functional as F
 import weightscope as ws
 from matrix.held_back import CoarseToFine
 from matrix.kinds import RSU, U2Net, UNet, WNet, conv
+from tests.networks import places
 from weightscope.errors import UnknownLayerError
 from weightscope.graph import Structure, read_structure, rebuild
 from weightscope.truncation import verify
@@ -152,6 +153,44 @@ def test_u_nets_in_a_row_keep_their_levels_where_one_is_deeper() -> None:
     assert got["coarse.deep.0"] == "bottleneck"
     assert (got["fine.top.0"], got["fine.middle.0"]) == ("decoder 0", "decoder 1")
     assert (got["fine.deep.0"], got["fine.up0.0"]) == ("decoder 2", "decoder 0")
+
+
+class BesideAPrior(nn.Module):
+    """A U-Net, and an encoder that may be deeper, whose code is joined to what that returns."""
+
+    def __init__(self, levels: int) -> None:
+        super().__init__()
+        self.unet = Hourglasses.One()
+        self.stem, self.join = conv(3, 4), conv(8, 4)
+        self.prior = nn.Sequential(*(nn.Conv2d(4, 4, 3, 2, 1) for _ in range(levels - 1)))
+        self.code, self.out = nn.Conv2d(4, 4, 1), nn.Conv2d(4, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        code = self.code(self.prior(x).mean((2, 3), keepdim=True))
+        made = self.unet(x)
+        return self.out(self.join(torch.cat([made, code.expand(-1, -1, *made.shape[2:])], 1)))
+
+
+@pytest.mark.parametrize("levels", [2, 3, 4])
+def test_a_u_net_beside_something_deeper_has_a_bottleneck_of_its_own(levels: int) -> None:
+    structure = read_structure(BesideAPrior(levels).eval(), torch.randn(2, 3, 32, 32))
+    assert structure.depth == levels
+    stage = places(structure)
+    assert stage["unet.low.0"] == ("bottleneck" if levels == 2 else "bottleneck 1")
+    assert stage[f"prior.{levels - 2}"] == "bottleneck"
+    assert stage["unet.skip.0"] in ("skip 0", "encoder 0")
+    by_name = {stage.name: stage for stage in structure.stages}
+    assert by_name[stage["unet.low.0"]].level == 1
+    assert by_name["bottleneck"].level == levels - 1
+    order = [*by_name]
+    assert order.index("bottleneck") <= order.index(stage["unet.low.0"]) < order.index("head")
+
+
+def test_a_bottleneck_of_a_part_can_be_said() -> None:
+    said = {"bottleneck 1": ["unet.low"]}
+    structure = read_structure(BesideAPrior(3).eval(), torch.randn(2, 3, 32, 32), stages=said)
+    assert places(structure)["unet.low.0"] == "bottleneck 1"
 
 
 class AtScales(nn.Module):

@@ -7,6 +7,7 @@ import math
 import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
+from typing import get_args
 
 from torch import fx, nn
 from torch.export import ExportedProgram
@@ -59,13 +60,16 @@ def parameter_nodes(program: ExportedProgram, model: nn.Module) -> dict[fx.Node,
 def place(capture: Capture, levels: Levels, model: nn.Module) -> Placement:
     """Give every operation that the image reaches its role.
 
-    bottleneck: the deepest level. decoder: has a deeper ancestor. encoder: has none, but feeds
-    something deeper that has none either. skip: neither. head: the last kernels before the outputs
-    and what follows them, unless these kernels upsample or lie in the encoder.
+    bottleneck: the deepest level, and that of a part that goes down and comes back up on its own
+    beside something deeper (an encoder of a style). decoder: has a deeper ancestor. encoder: has
+    none, but feeds something deeper that has none either. skip: neither. head: the last kernels
+    before the outputs and what follows them, unless these kernels upsample or lie in the encoder.
     """
     live = live_nodes(capture)
     parameters = parameter_nodes(capture.program, model)
     places = _by_ancestry(capture, levels.level)
+    for node in _deepest_of_parts(places, levels):
+        places[node] = Place(places[node].level, "bottleneck")
     for node in _head(capture, places, parameters, live):
         places[node] = Place(places[node].level, "head")
     return Placement(places, parameters, live)
@@ -112,6 +116,21 @@ def _by_ancestry(capture: Capture, level: Mapping[fx.Node, int]) -> dict[fx.Node
             role = "encoder"
         places[node] = Place(where, role)
     return places
+
+
+def _deepest_of_parts(places: Mapping[fx.Node, Place], levels: Levels) -> list[fx.Node]:
+    """What lies deepest in a part that goes down and comes up on its own, where others go deeper.
+
+    Nothing leads deeper from there, nor comes from deeper, as of a skip.
+    """
+    found: list[fx.Node] = []
+    for part in levels.parts.values():
+        inside = {node: places[node] for node in part.level if node in places}
+        ends, deepest = (of(where.level for where in inside.values()) for of in (min, max))
+        if ends < deepest:
+            at_bottom = (node for node, where in inside.items() if where.level == deepest)
+            found += [node for node in at_bottom if places[node].role == "skip"]
+    return found
 
 
 def require_shape(capture: Capture, placement: Placement, levels: Levels) -> None:
@@ -406,9 +425,9 @@ def _first_use(node: fx.Node, placement: Placement, order: Mapping[fx.Node, int]
     return best
 
 
-def stage_name(where: Place) -> str:
-    """``"encoder 1"``; the bottleneck and the head have no number."""
-    if where.role in ("bottleneck", "head"):
+def stage_name(where: Place, deepest: int) -> str:
+    """``"encoder 1"``; the head has no number, nor has the bottleneck of the deepest level."""
+    if where.role == "head" or (where.role == "bottleneck" and where.level == deepest):
         return where.role
     return f"{where.role} {where.level}"
 
@@ -420,16 +439,17 @@ def stages(
     groups: dict[str, list[str]] = {}
     wheres: dict[str, Place] = {}
     for layer, where in layers.items():
-        name = stage_name(where)
+        name = stage_name(where, len(reductions) - 1)
         groups.setdefault(name, []).append(layer)
         if name not in wheres or where.level < wheres[name].level:
             wheres[name] = where
 
     def position(name: str) -> tuple[int, int, int]:
         where = wheres[name]
-        down = {"encoder": (0, where.level, 0), "bottleneck": (1, 0, 0), "head": (3, 0, 0)}
         side = 0 if where.role == "skip" else 1
-        return down.get(where.role, (2, -where.level, side))
+        up = (2, -where.level, side)
+        down = {"encoder": (0, where.level), "bottleneck": (1, -where.level), "head": (3, 0)}
+        return (*down[where.role], 0) if where.role in down else up
 
     return tuple(
         Stage(
@@ -533,11 +553,11 @@ def _claims(
 
 
 def _parse(stage: str, depth: int) -> tuple[Role, int | None]:
-    match = re.fullmatch(r"(encoder|decoder|skip) (\d+)|(bottleneck)|(head)", stage)
+    match = re.fullmatch(r"(encoder|decoder|skip|bottleneck) (\d+)|(bottleneck)|(head)", stage)
     if match is None:
         raise InputError(
             f"{keyword('stages')} has {stage!r}; expected 'encoder N', 'decoder N', 'skip N', "
-            "'bottleneck' or 'head', with N = 0 at full resolution"
+            "'bottleneck', 'bottleneck N' or 'head', with N = 0 at full resolution"
         )
     if match[3]:
         return "bottleneck", depth - 1
@@ -548,5 +568,5 @@ def _parse(stage: str, depth: int) -> tuple[Role, int | None]:
         raise UnknownLayerError(
             f"{keyword('stages')} has {stage!r}, but the network has the levels 0 to {depth - 1}"
         )
-    roles: dict[str, Role] = {"encoder": "encoder", "decoder": "decoder", "skip": "skip"}
+    roles: Mapping[str, Role] = {role: role for role in get_args(Role)}
     return roles[match[1]], level
