@@ -105,7 +105,7 @@ class Beside(nn.Module):
 def test_a_unet_beside_an_encoder_as_deep_keeps_its_levels(strides: int, joined: bool) -> None:
     structure = read_structure(Beside(strides, joined).eval())
     assert structure.reductions == ((1, 1), (2, 2), (4, 4))[: strides + 1]
-    deep = "bottleneck" if strides == 1 else "skip 1"
+    deep = "bottleneck" if strides == 1 else "bottleneck 1"
     last = "decoder 0" if joined else "head"
     layers = ("net.top", "net.deep", "net.up", "net.out")
     up = "decoder 0"
