@@ -40,6 +40,7 @@ class Borders:
         self.fixed = tuple(fixed)
         self._shares: dict[fx.Node, Shares] = {}
         self._maps: dict[fx.Node, tuple[int, ...]] = {}
+        self._turned: dict[fx.Node, bool] = {}
         self._last: dict[fx.Node, fx.Node] = {}  # the nearest map that each result was made from
 
     def begin(self, image: fx.Node, *, channels_first: bool) -> None:
@@ -48,8 +49,12 @@ class Borders:
             self._maps[image] = self._sizes(image)
             self._last[image] = image
 
+    def is_turned(self, node: fx.Node) -> bool:
+        """Whether a map's first side is the image's second one."""
+        return self._turned.get(node, False)
+
     def shares(self, node: fx.Node) -> Shares:
-        """A map's size over that which the strides alone would give it, for each dimension."""
+        """A map's size over that which the strides alone would give it, along each of its sides."""
         return self._shares.get(node, (1.0,) * len(self.fixed))
 
     def share(self, node: fx.Node) -> float:
@@ -67,7 +72,7 @@ class Borders:
         """
         given = node.all_input_nodes[0] if node.all_input_nodes else node
         source = root(given)
-        turned = _turns_sides(source) and source.all_input_nodes[0] in self._maps
+        turned = turns_sides(source) and source.all_input_nodes[0] in self._maps
         is_linear = facts(operator_of(node)).view == "linear"
         return is_linear and (turned or given in self._maps)
 
@@ -92,6 +97,8 @@ class Borders:
         """
         if not any(self.fixed):
             return
+        turns = len(self.fixed) == 2 and turns_sides(node)
+        self._turned[node] = turned = self.is_turned(largest) != turns
         value, row = first_tensor(node), facts(operator_of(node))
         is_map = value is not None and value.dim() == len(self.fixed) + 2
         if row.view == "convolution":  # its weights may be made of the image, and are no map
@@ -101,6 +108,7 @@ class Borders:
         if is_map and (
             row.layout == "channels_first"
             or self._mixes_the_last(node)
+            or (before is None and _brings_channels_first(node))
             or self._stays_a_map(node, feeds)
             or self._takes_positions(node, feeds)
             or (before is not None and self._is_a_map_again(node, feeds, before))
@@ -117,14 +125,16 @@ class Borders:
         while source not in self._maps and facts(operator_of(root(source))).view == "pad":
             # put on before it was known which axes are sides, as behind a change of the layout
             source = root(source).all_input_nodes[0]
-        shares = self.shares(source)
+        shares = self.shares(source)[:: -1 if turns else 1]
         given = first_tensor(source)
         has_axes = given is not None and given.dim() == len(self.fixed) + 2
         if node in self._maps and has_axes and not is_piece:
             steps = self._steps(node, source)
             shares = tuple(
                 share * step if fixed else 1.0
-                for share, step, fixed in zip(shares, steps, self.fixed, strict=True)
+                for share, step, fixed in zip(
+                    shares, steps, self.fixed[:: -1 if turned else 1], strict=True
+                )
             )
         self._shares[node] = shares
 
@@ -221,7 +231,7 @@ def _taken_from_again(node: fx.Node) -> bool:
     return False
 
 
-def _turns_sides(node: fx.Node) -> bool:
+def turns_sides(node: fx.Node) -> bool:
     """Whether a map's sides are exchanged, and its channels stay where they are."""
     value = first_tensor(node)
     if value is None or operator_of(node) not in ("aten::transpose", "aten::permute"):
@@ -230,6 +240,15 @@ def _turns_sides(node: fx.Node) -> bool:
         axes = [int(argument(node, name)) % value.dim() for name in ("dim0", "dim1")]
         return min(axes) > 1
     return [axis % value.dim() for axis in argument(node, "dims")][:2] == [0, 1]
+
+
+def _brings_channels_first(node: fx.Node) -> bool:
+    """Whether an image's last axis is brought before its sides, which stay in order."""
+    value = first_tensor(node)
+    if value is None or operator_of(node) != "aten::permute":
+        return False
+    first, *axes = [axis % value.dim() for axis in argument(node, "dims")]
+    return first == 0 and axes == [value.dim() - 1, *range(1, value.dim() - 1)]
 
 
 def _as_large(node: fx.Node, other: fx.Node) -> bool:

@@ -570,7 +570,7 @@ def _dynamic_shapes(
         # a number in a tensor has none, and an empty dict would be left out below
         held = {channels} if value.dim() > 2 else set()
         if sides:
-            held.add(inputs.held)
+            held |= {inputs.held, *inputs.holds}
         return {axis: free(place, axis) for axis in vary if axis not in held} or None
 
     args, kwargs = pytree.tree_map(

@@ -201,7 +201,9 @@ def at_all_sizes(
             elsewhere = [read_at] if free.unit else others
             if plausible(free, freed, inputs) and _follows(trial, free, elsewhere):
                 return free, freed, False
-    held = None if follows else _with_its_slices(trial, inputs, read_at)
+    held = None
+    if not follows:
+        held = _with_its_slices(trial, inputs, read_at) or _with_some_sides(trial, inputs, read_at)
     return held or (captured, levels, not follows)
 
 
@@ -221,6 +223,32 @@ def _with_its_slices(
     except StructureError:
         return None
     levels = read_levels(captured, replace(inputs, holds_frames=True))
+    follows = follows_the_input(captured) and _follows(trial, captured, elsewhere)
+    return (captured, levels, False) if follows and plausible(captured, levels, inputs) else None
+
+
+def _with_some_sides(
+    trial: Trial, inputs: ExampleInputs, read_at: ExampleInputs
+) -> tuple[Capture, Levels, bool] | None:
+    """The capture and levels where a side has the one size that the forward takes; None if not.
+
+    A linear layer over the bins of a spectrum leaves its frames free.
+    """
+
+    def runs(side: int) -> bool:
+        others = (at_another_size(read_at, factor, along=(side,)) for factor in OTHER_SIZES)
+        return any(trial.error(other.args, other.kwargs) is None for other in others)
+
+    free = [side for side in read_at.space if runs(side)]
+    holds = tuple(side for side in read_at.space if side not in free)
+    if not (free and holds):
+        return None
+    try:
+        captured = capture(trial.original, replace(read_at, holds=holds))
+    except StructureError:
+        return None
+    levels = read_levels(captured, inputs)
+    elsewhere = [at_another_size(read_at, factor, along=free) for factor in OTHER_SIZES]
     follows = follows_the_input(captured) and _follows(trial, captured, elsewhere)
     return (captured, levels, False) if follows and plausible(captured, levels, inputs) else None
 

@@ -43,6 +43,7 @@ from weightscope.graph.pieces import (
     batch_of,
     joined_pieces,
     joins_batches,
+    lays_channels,
     lays_copies,
     parts_batches,
     parts_of_batches,
@@ -261,7 +262,9 @@ def _factors(
         is_piece = halved[node] != 1 or reader.borders.share(node) != 1
         shares = is_piece and (joins_batches(node) or parts_batches(node))
         shares &= node not in whole_batches
-        if lays_copies(node) or (of_images and (shares or node in parts)):
+        # of images, a quarter of the channels may be every other pixel
+        apart_too = reader.dimensions == 1 and lays_channels(node)
+        if lays_copies(node) or apart_too or (of_images and (shares or node in parts)):
             reader.note_pieces(node)
         own: float | Global | None = reader.of_shuffled_frames(node)
         own = own or reader.of_resized_spectrum(node, factor[largest])

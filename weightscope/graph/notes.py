@@ -47,7 +47,9 @@ def fixed_note(
     free = [is_symbolic(size) for size in image_sizes(captured)]
     if free and all(free) and not captured.unit:
         return ""
-    others = (at_another_size(inputs, factor) for factor in OTHER_SIZES)
+    held = [side for side, is_free in zip(inputs.space, free, strict=False) if not is_free]
+    sides = [None, *([side] for side in held)]  # all together, and one alone
+    others = (at_another_size(inputs, n, along=side) for side in sides for n in OTHER_SIZES)
     if all(trial.error(other.args, other.kwargs) is not None for other in others):
         return ""
     given = [images_of(inputs)[0].shape[axis] for axis in inputs.space]

@@ -72,7 +72,67 @@ def joined_pieces(
     for node, made_whole, whole in _windows_laid_back(nodes, dimensions):
         pieces[node] = whole
         joins |= dict.fromkeys(made_whole, whole)
+    for node, backs, whole in _laid_over(nodes):
+        pieces[node] = whole
+        joins |= dict.fromkeys(backs, whole)
     return pieces, joins
+
+
+def _laid_over(nodes: Sequence[fx.Node]) -> Iterator[tuple[fx.Node, list[fx.Node], fx.Node]]:
+    """Chunks that lie over each other by half: what joins both halves, what parts them, the whole.
+
+    Two slices of one tensor, one shifted against the other, are laid out in chunks side by side;
+    of what is made of these, slices take each half again.
+    """
+    for node in nodes:
+        wholes = [_cut_below(given) for given in _joined_by(node)]
+        if len(wholes) < 2 or wholes[0] is None or len(set(wholes)) > 1:
+            continue
+        inside, backs = {node}, list[fx.Node]()
+        for user in nodes:
+            given = next((n for n in user.all_input_nodes if n in inside), None)
+            if given is None:
+                continue
+            halves = operator_of(user) in ("aten::slice", "aten::narrow")
+            if halves and abs(_size(given) / max(1, _size(user)) - len(wholes)) < _ROUGHLY:
+                backs.append(user)
+            else:
+                inside.add(user)
+        yield node, backs, wholes[0]
+
+
+_ROUGHLY = 0.1  # of halves, beyond what padding leaves over
+
+
+def _joined_by(node: fx.Node) -> Sequence[fx.Node]:
+    given: Any = argument(node, "tensors") if operator_of(node) in JOINS else ()
+    return given if len(set(given)) == len(given) else ()
+
+
+def _cut_below(node: fx.Node) -> fx.Node | None:
+    """The tensor of which a node lays out most along a side that follows the input, in chunks."""
+    made = root(node)
+    while operator_of(made) in (*_LAID_OUT, *_AS_THEY_ARE):
+        made = root(made.all_input_nodes[0])
+    cut = _cut_from(made) if made is not root(node) else None
+    source = None if cut is None else made.all_input_nodes[0]
+    most = source is not None and 1 < 2 * _size(made) / max(1, _size(source)) < 2
+    if source is None or not most or not grows(_side(source, cut)):
+        return None
+    whole = root(source)
+    while (given := _cut_from(whole)) is not None and _size(given[0]) == _size(whole):
+        whole = given[0]  # ``x[:, :, a:b]`` takes all along the first axes
+    return whole
+
+
+def _side(node: fx.Node, cut: tuple[fx.Node, int] | None) -> Any:
+    value = tensor_of(node)
+    return value.shape[cut[1]] if value is not None and cut is not None else 1
+
+
+def _size(node: fx.Node) -> int:
+    value = tensor_of(node)
+    return 0 if value is None else math.prod(map(hint, value.shape))
 
 
 def parts_of_batches(
@@ -365,6 +425,16 @@ def lays_copies(node: fx.Node) -> bool:
     if made is None or before is None or _axis_of_copies(made, before) not in (0, 1):
         return False
     return before.dim() == value.dim() + 1 and _equal(before.shape[2:], value.shape[1:])
+
+
+def lays_channels(node: fx.Node) -> bool:
+    """Whether a reshape lays channels of each image into the batch: one image for each speaker."""
+    given, made = _given(node), tensor_of(node)
+    before = tensor_of(given) if given is not None else None
+    if operator_of(node) not in RESHAPES or made is None or before is None:
+        return False
+    alike = before.dim() == made.dim() > 2 and _equal(before.shape[2:], made.shape[2:])
+    return alike and hint(made.shape[0]) > hint(before.shape[0])
 
 
 def _given(node: fx.Node) -> fx.Node | None:

@@ -528,8 +528,9 @@ class Positions:
         if 0 in sizes:
             return None
         sides = value.shape[2:] if sizes == large[2:] else value.shape[1:-1]
-        sizes, before = (tuple(self._in_order(sides, of)) for of in (sizes, before))
-        shares = (self._depths if self.slices else self.borders).shares(node)
+        sizes, before = (tuple(self._in_order(node, sides, of)) for of in (sizes, before))
+        borders = self._depths if self.slices else self.borders
+        shares = borders.shares(node)[:: -1 if borders.is_turned(node) else 1]
         given = self.sizes, self.small_sizes, shares
         grown = tuple(
             (whole - small) / (part - less)
@@ -547,16 +548,24 @@ class Positions:
         along = 1.0 if self.slices else (factor or math.prod(grown)) / math.prod(grown)
         return (*grown[: self.across], along, *grown[self.across :])
 
-    def _in_order(self, sides: Sequence[Any], sizes: Sequence[int]) -> Sequence[int]:
+    def _in_order(
+        self, node: fx.Node, sides: Sequence[Any], sizes: Sequence[int]
+    ) -> Sequence[int]:
         """Sizes of a map in the order of the image's sides that they follow, if that is known.
 
-        A forward may turn a spectrogram, whose first side is then the image's second.
+        A forward may turn a spectrogram, whose first side is then the image's second. Where the
+        image has one size along a side, that is the one which no symbol tells; where it has along
+        all, what turned its maps tells.
         """
         follows = [free_symbols([side]) for side in sides]
-        known = len({*map(frozenset, follows)}) == len(self._symbols) and all(follows)
-        if not known or not all(own in follows for own in self._symbols):
-            return sizes
-        return [sizes[follows.index(own)] for own in self._symbols]
+        free = [own for own in self._symbols if own]
+        held = [size for size, own in zip(sizes, follows, strict=True) if not own]
+        alone = len({*map(frozenset, free)}) == len(free) and all(own in follows for own in free)
+        if free and alone and len(sides) == len(self._symbols) == len(free) + len(held):
+            rest = iter(held)
+            return [sizes[follows.index(own)] if own else next(rest) for own in self._symbols]
+        turned = self.borders.is_turned(node) and not any(follows)
+        return sizes[:: -1 if turned else 1]
 
     def _is_slice(self, node: fx.Node, value: torch.Tensor) -> bool:
         """Whether a result is maps of slices of volumes, which lie in the batch."""

@@ -41,6 +41,7 @@ class ExampleInputs:
             channels, sizes.
         holds_frames: Whether clips are read with the example's number of frames alone, and volumes
             with its number of slices.
+        holds: Axes of other sides along which images are read at the example's size alone.
     """
 
     args: tuple[Any, ...]
@@ -49,6 +50,7 @@ class ExampleInputs:
     guessed: bool
     layout: str = ""
     holds_frames: bool = False
+    holds: tuple[int, ...] = ()
 
     @property
     def rank(self) -> int:
