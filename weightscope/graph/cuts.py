@@ -293,6 +293,7 @@ def _split(
 ) -> _Depth:
     nodes = list(coarse.graph.nodes)
     removed = _removed(coarse, keep)
+    removed -= _behind_the_last_layer(nodes, removed, model, weights)
     removed -= _kept_with_indices(nodes, removed)
     filtered = {_images(node) for node in nodes if _puts_channels_apart(node)}
     unreadable = [
@@ -429,12 +430,35 @@ def _without_weights(
     """
     found: set[fx.Node] = set()
     for node in nodes:
-        own = (node.op == "get_attr" and str(node.target) in weights) or (
-            node.op == "call_module" and _has_weights(node, model)
-        )
+        own = _is_a_layer(node, model, weights)
         if not own and all(n in found for n in node.all_input_nodes):
             found.add(node)
     return found
+
+
+def _behind_the_last_layer(
+    nodes: Sequence[fx.Node], removed: set[fx.Node], model: nn.Module, weights: Collection[str]
+) -> set[fx.Node]:
+    """What is only computed with what stays, by no layer, and no layer takes it: no level's work.
+
+    A flow that is integrated at half its size and resized back, or an output that is pooled.
+    """
+    before: set[fx.Node] = set()
+    for node in reversed(nodes):
+        if _is_a_layer(node, model, weights) or any(user in before for user in node.users):
+            before.add(node)
+    found: set[fx.Node] = set()
+    for node in nodes:
+        tensors = [n for n in node.all_input_nodes if makes_tensor(n)]
+        stays = all(n in found or n not in removed for n in tensors)
+        if tensors and stays and node in removed - before:
+            found.add(node)
+    return found
+
+
+def _is_a_layer(node: fx.Node, model: nn.Module, weights: Collection[str]) -> bool:
+    own = node.op == "get_attr" and str(node.target) in weights
+    return own or (node.op == "call_module" and _has_weights(node, model))
 
 
 def _kept_with_indices(nodes: Sequence[fx.Node], removed: set[fx.Node]) -> set[fx.Node]:

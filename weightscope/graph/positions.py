@@ -548,9 +548,7 @@ class Positions:
         along = 1.0 if self.slices else (factor or math.prod(grown)) / math.prod(grown)
         return (*grown[: self.across], along, *grown[self.across :])
 
-    def _in_order(
-        self, node: fx.Node, sides: Sequence[Any], sizes: Sequence[int]
-    ) -> Sequence[int]:
+    def _in_order(self, node: fx.Node, sides: Sequence[Any], sizes: Sequence[int]) -> Sequence[int]:
         """Sizes of a map in the order of the image's sides that they follow, if that is known.
 
         A forward may turn a spectrogram, whose first side is then the image's second. Where the

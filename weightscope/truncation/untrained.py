@@ -35,6 +35,24 @@ def untrained(structure: Structure, cut: Cut) -> tuple[str, ...]:
     return tuple(name for name, p in structure.model.named_parameters() if id(p) in lost)
 
 
+def of_training_alone(structure: Structure) -> frozenset[str]:
+    """Qualified names of parameters that train mode alone reads, where it does something else.
+
+    A variant returns in both modes what evaluation mode does.
+    """
+    if structure.modes_agree:
+        return frozenset()
+    names = structure.program.graph_signature.inputs_to_parameters
+    live: set[fx.Node] = set()
+    for node in reversed(structure.program.graph.nodes):
+        if node.op == "output" or any(user in live for user in node.users):
+            live.add(node)
+    model = structure.model
+    read = {id(model.get_parameter(names[n.name])) for n in live if n.name in names}
+    unread = (name for name, parameter in model.named_parameters() if id(parameter) not in read)
+    return frozenset(unread).difference(structure.dead_parameters)
+
+
 def _trained_by(
     structure: Structure, outputs: Iterable[fx.Node], cut: Cut | None = None
 ) -> set[int]:

@@ -25,7 +25,7 @@ from weightscope.receptive_field import Pixels
 from weightscope.showing import OnOneScreen, outputs_at
 from weightscope.truncation.plan import Plan, cut_of, describe, weights_digest
 from weightscope.truncation.recovery import Recovery, recover
-from weightscope.truncation.untrained import untrained
+from weightscope.truncation.untrained import of_training_alone, untrained
 
 Ranking = Literal["magnitude", "random"]
 
@@ -107,16 +107,16 @@ class Variant(OnOneScreen):
 
     @cached_property
     def untrained(self) -> tuple[str, ...]:
-        """Parameters that are kept and that ``dropped_outputs`` alone trained, as a summed loss.
+        """Parameters that are kept and that no output which is left trains: they stay as they are.
 
-        No output that is left has a gradient for them: they stay as they are. Where the forward
-        returns the parts of such a loss one by one, those of the levels that stay are returned.
+        Those that ``dropped_outputs`` alone trained, as a summed loss; where the forward returns
+        the parts of such a loss one by one, those of the levels that stay are returned. And those
+        that only train mode reads (side maps for a loss), inside of modules that stay.
         """
-        if not self.dropped_outputs:
-            return ()
-        lost = untrained(self.structure, cut_of(self.structure, self.plan))
-        own = {name for name, _ in self.module.named_parameters()}
-        return tuple(name for name in lost if name in own)
+        lost = set(of_training_alone(self.structure))
+        if self.dropped_outputs:
+            lost |= {*untrained(self.structure, cut_of(self.structure, self.plan))}
+        return tuple(name for name, _ in self.module.named_parameters() if name in lost)
 
     @property
     @outside_modes()
