@@ -264,7 +264,8 @@ levels, draws that name no generator keep sizes free, and what is looked up amon
 SegGPT is read as one image twice as high with its tokens at a sixteenth, as our rules have it where
 a network holds at one size, which our truth had overlooked; it differs in that. CLIPSeg is held to
 the size of our example, at which it does not resize its positions, and says so; with an example of
-another size it is read for all squares of multiples of 32.
+another size it is read for all squares of multiples of 32. DCUNet's levels are those of its
+spectrogram now, along frequencies and times, as MoisesLight's are, which our truth has refused.
 
 The seventeenth goes on with the draw of the sixteenth: the next 100 names for its twenty, 80 of
 them skipped. It came out at 50 %: 10 (27 to 73 % with 95 % confidence), half of them rightly
@@ -397,8 +398,7 @@ by a window of 49. Of smalldiffusion's Unet one legal depth is refused. Mended s
 are made objects of a class of one's own, what may be left out, one large window, padded maps with
 about as many channels as positions a side, patches that are merged, and halves of halves, which
 makes six of these right. MoisesLight was refused with the reason that our truth asks for, since
-samples are guessed; now that inverse transforms are followed it is read, with levels by the samples
-that are none, and two of its depths do not build.
+samples are guessed; now it is read on that spectrogram, and all of its depths build.
 
 The eleventh, ten networks of ten packages, came out at 60 %: 6. Of a U-net for thick slices, which
 takes only sizes that are four more than multiples of eight, no example was guessed. Two that look

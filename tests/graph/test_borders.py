@@ -444,3 +444,25 @@ def test_vectors_that_make_weights_above_leave_a_cut() -> None:
         assert verify(variant, sizes=[x], export=False).failures == ()
     kept = dict(variant.module.named_parameters())  # the scaled weights, and not what scales them
     assert "drawn.3.weight" in kept
+
+
+@pytest.mark.parametrize("spectral", [False, True])
+def test_a_pad_behind_channels_that_were_last_is_counted_back(spectral: bool) -> None:
+    class Operator(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.lift, self.out = nn.Linear(2, 4), nn.Linear(4, 1)
+            self.down, self.up = nn.Conv2d(4, 8, 3, 2, 1), nn.ConvTranspose2d(8, 4, 2, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            grid = torch.zeros(x.shape[0], int(x.shape[1]), int(x.shape[2]), 1)
+            y = self.lift(torch.cat([x, grid], -1)).permute(0, 3, 1, 2)
+            y = F.pad(y, [0, 8, 0, 8])
+            if spectral:
+                y = torch.fft.irfft2(torch.fft.rfft2(y), s=y.shape[-2:])
+            y = y + self.up(self.down(y).relu())
+            return self.out(y[..., :-8, :-8].permute(0, 2, 3, 1))
+
+    structure = read_structure(Operator().eval(), torch.randn(2, 32, 32, 1), layout="NHWC")
+    assert structure.reductions == ((1.0, 1.0), (2.0, 2.0))
+    assert [cut.keep_levels for cut in structure.cuts] == [1]

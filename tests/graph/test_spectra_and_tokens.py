@@ -639,3 +639,91 @@ def test_levels_of_a_spectrogram_are_counted_along_its_frequencies(own: bool, tu
         module = build(structure, make_plan(structure, cut, "light", 2)).module.eval()
         for samples in (torch.randn(1, 2048), torch.randn(3, 1600)):
             assert module(samples).shape == samples.shape
+
+
+class Turned(nn.Module):
+    """Works on a spectrogram with its times first, and on its bins by linear layers.
+
+    Args:
+        bands: In how many parts the bins are taken apart, which become channels.
+    """
+
+    def __init__(self, bands: int) -> None:
+        super().__init__()
+        self.bands, bins = bands, 32 // bands
+        self.top = nn.Conv2d(bands, 4, 3, padding=1)
+        self.norm = nn.InstanceNorm2d(4, affine=True)
+        self.less, self.more = nn.Linear(bins, bins // 4), nn.Linear(bins // 4, bins)
+        self.down, self.mid = nn.Conv2d(4, 8, 2, 2), nn.Conv2d(8, 8, 3, padding=1)
+        self.up, self.last = nn.ConvTranspose2d(8, 4, 2, 2), nn.Conv2d(8, bands, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        b, c, f, t = x.shape
+        parts = x.reshape(b, c, self.bands, f // self.bands, t).reshape(b, -1, f // self.bands, t)
+        top = self.top(parts).relu().transpose(-1, -2)
+        top = top + self.more(self.norm(self.less(top)).relu())
+        deep = self.mid(self.down(top).relu()).relu()
+        made = self.last(torch.cat([self.up(deep), top], 1)).transpose(-1, -2)
+        return made.reshape(b, c, f, t)
+
+
+@pytest.mark.parametrize("bands", [1, 2])
+def test_a_turned_spectrogram_has_the_sides_of_the_image_and_free_times(bands: int) -> None:
+    torch.manual_seed(0)
+    model = Turned(bands).eval()
+    structure = read_structure(model, torch.randn(2, 1, 32, 48))
+    steps = [(1.0, 1.0), (2.0, 2.0)] if bands == 1 else [(1.0, 1.0), (2.0, 1.0), (4.0, 2.0)]
+    assert list(structure.reductions) == steps
+    assert structure.notes == ()
+    deepest = next(stage for stage in structure.stages if stage.role == "bottleneck")
+    assert deepest.layers == ("down", "mid")
+    cut = structure.cuts[-1]
+    module = build(structure, make_plan(structure, cut, "light", 2)).module.eval()
+    assert module(torch.randn(1, 1, 32, 80)).shape == (1, 1, 32, 80)
+
+
+def test_a_turned_spectrogram_of_one_size_has_the_sides_of_the_image() -> None:
+    class OfOneSize(Turned):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x + torch.zeros(int(x.shape[-1])))
+
+    structure = read_structure(OfOneSize(1).eval(), torch.randn(2, 1, 32, 48))
+    assert structure.reductions == ((1.0, 1.0), (2.0, 2.0))
+
+
+class OverlappingChunks(nn.Module):
+    """Chunks of features, half over each other, along which and across which layers work."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enc, self.dec = nn.Conv1d(1, 8, 16, 8), nn.ConvTranspose1d(8, 1, 16, 8)
+        self.along, self.across = nn.Linear(8, 8), nn.Linear(8, 8)
+        self.apart, self.end = nn.Conv2d(8, 16, 1), nn.Conv1d(8, 8, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        wide = self.enc(x.unsqueeze(1)).relu()
+        b, n, length = wide.shape
+        gap = 8 - (4 + length % 8) % 8
+        padded = F.pad(wide, (4, gap + 4))
+        halves = [padded[:, :, :-4], padded[:, :, 4:]]
+        chunks = torch.cat([h.contiguous().view(b, n, -1, 8) for h in halves], 3).view(b, n, -1, 8)
+        count = chunks.shape[2]
+        lines = self.along(chunks.permute(0, 2, 3, 1).reshape(b * count, 8, n))
+        lines = lines.reshape(b, count, 8, n).transpose(1, 2).reshape(b * 8, count, n)
+        made = self.across(lines).reshape(b, 8, count, n).permute(0, 3, 1, 2)
+        made = (
+            self.apart(made).reshape(b * 2, n, 8, count).transpose(2, 3).reshape(b * 2, n, -1, 16)
+        )
+        first = made[:, :, :, :8].reshape(b * 2, n, -1)[:, :, 4:]
+        second = made[:, :, :, 8:].reshape(b * 2, n, -1)[:, :, :-4]
+        masks = self.end((first + second)[:, :, :-gap]).relu().view(b, 2, n, -1)
+        heard = [self.dec(masks[:, i] * wide) for i in range(2)]
+        return torch.cat(heard, 1)
+
+
+def test_chunks_that_lie_over_each_other_by_half_make_no_level() -> None:
+    structure = read_structure(OverlappingChunks().eval(), torch.randn(2, 808), layout="NL")
+    assert structure.reductions == ((1.0,), (8.0,))
+    stages = {stage.name: stage.layers for stage in structure.stages}
+    assert stages["bottleneck"] == ("enc", "along", "across", "apart", "end")
+    assert [cut.keep_levels for cut in structure.cuts] == [1]

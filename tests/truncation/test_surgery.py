@@ -645,10 +645,11 @@ class Sided(nn.Module):
 
 
 class SidesUnused(nn.Module):
-    """Decoder blocks make maps of which the last one's alone is returned."""
+    """Decoder blocks make maps of which the last one's alone is returned, or all while training."""
 
-    def __init__(self):
+    def __init__(self, deep: bool = False):
         super().__init__()
+        self.deep = deep
         self.e0, self.e1 = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 16, 3, 2, 1)
         self.e2, self.e3 = nn.Conv2d(16, 16, 3, 2, 1), nn.Conv2d(16, 16, 3, 2, 1)
         self.d2, self.d1, self.d0 = Sided(32, 16), Sided(32, 8), Sided(16, 8)
@@ -658,9 +659,10 @@ class SidesUnused(nn.Module):
         e1 = F.relu(self.e1(e0))
         e2 = F.relu(self.e2(e1))
         up = partial(F.interpolate, scale_factor=2.0)
-        d2, _ = self.d2(torch.cat([up(F.relu(self.e3(e2))), e2], 1))
-        d1, _ = self.d1(torch.cat([up(d2), e1], 1))
-        return self.d0(torch.cat([up(d1), e0], 1))[1]
+        d2, side2 = self.d2(torch.cat([up(F.relu(self.e3(e2))), e2], 1))
+        d1, side1 = self.d1(torch.cat([up(d2), e1], 1))
+        side0 = self.d0(torch.cat([up(d1), e0], 1))[1]
+        return [side0, side1, side2] if self.deep and self.training else side0
 
 
 @pytest.mark.parametrize("keep", [1, 2, 3])
@@ -673,3 +675,76 @@ def test_what_a_block_computes_and_nothing_uses_stays_with_the_block(keep):
     blocks = {f"d{level}" for level in range(min(keep, 3))}
     kept = {name.split(".")[0] for name in variant.module.state_dict() if ".side.weight" in name}
     assert kept == blocks
+
+
+def test_maps_that_training_alone_returns_are_trained_no_more():
+    torch.manual_seed(0)
+    found = proposals_of(SidesUnused(deep=True), torch.randn(2, 3, 32, 32))
+    variant = next(p for p in found if p.keep_levels == 3).build()
+    sides = [f"{block}.side.{kind}" for block in ("d2", "d1") for kind in ("weight", "bias")]
+    assert list(variant.untrained) == sides
+    assert verify(variant, export=False).failures == ()
+
+
+class Divides(nn.Module):
+    """Divides by what comes from below."""
+
+    def __init__(self):
+        super().__init__()
+        self.top, self.deep = nn.Conv2d(1, 8, 3, padding=1), nn.Conv2d(8, 8, 3, 2, 1)
+        self.head = nn.Conv2d(8, 1, 1)
+
+    def forward(self, x):
+        top = F.relu(self.top(x))
+        below = F.interpolate(self.deep(top), scale_factor=2.0)
+        return self.head(top / below.sum(1, keepdim=True))
+
+
+class Nothing(nn.Module):
+    def forward(self, x):
+        return x * 0
+
+
+def test_a_variant_that_answers_no_numbers_is_told():
+    torch.manual_seed(0)
+    (proposal,) = proposals_of(Divides().eval(), torch.randn(2, 1, 16, 16))
+    (failure,) = verify(proposal.build(bottleneck=Nothing()), export=False).failures
+    assert failure.name == "runs"
+    assert "output 0 holds NaN or infinite numbers, the original's does not" in failure.detail
+    assert verify(proposal.build(bottleneck="pool"), export=False).failures == ()
+
+
+class Integrates(nn.Module):
+    """A flow is brought to half its size, integrated there, and back, by no layer."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.c = (
+            nn.Conv2d(1, 8, 3, 1, 1),
+            nn.Conv2d(8, 8, 3, 2, 1),
+            nn.Conv2d(8, 8, 3, 2, 1),
+        )
+        self.d1, self.d0, self.flow = (
+            nn.Conv2d(16, 8, 3, 1, 1),
+            nn.Conv2d(16, 8, 3, 1, 1),
+            nn.Conv2d(8, 2, 3, 1, 1),
+        )
+
+    def forward(self, x):
+        a = F.relu(self.a(x))
+        b = F.relu(self.b(a))
+        c = F.relu(self.c(b))
+        d = F.relu(self.d1(torch.cat([F.interpolate(c, scale_factor=2.0), b], 1)))
+        d = F.relu(self.d0(torch.cat([F.interpolate(d, scale_factor=2.0), a], 1)))
+        half = F.avg_pool2d(self.flow(d), 2) / 2
+        for _ in range(2):
+            half = half + half.roll(1, 2)
+        return F.interpolate(half, scale_factor=2.0, mode="bilinear")
+
+
+@pytest.mark.parametrize("keep", [1, 2])
+def test_what_no_layer_computes_behind_the_last_one_stays(keep):
+    torch.manual_seed(0)
+    found = proposals_of(Integrates().eval(), torch.randn(2, 1, 32, 32))
+    proposal = next(p for p in found if p.keep_levels == keep)
+    assert verify(proposal.build(), export=False).failures == ()

@@ -108,6 +108,7 @@ class Borders:
         if is_map and (
             row.layout == "channels_first"
             or self._mixes_the_last(node)
+            or (turns and largest in self._maps)
             or (before is None and _brings_channels_first(node))
             or self._stays_a_map(node, feeds)
             or self._takes_positions(node, feeds)

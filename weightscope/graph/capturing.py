@@ -241,7 +241,8 @@ def _with_some_sides(
 
     free = [side for side in read_at.space if runs(side)]
     holds = tuple(side for side in read_at.space if side not in free)
-    if not (free and holds):
+    # of channels a forward takes one number, where they are not a side by another layout
+    if not (free and holds) or (read_at.channels is not None and runs(read_at.channels)):
         return None
     try:
         captured = capture(trial.original, replace(read_at, holds=holds))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from torch import fx
@@ -163,30 +163,9 @@ def read_levels(capture: Capture, inputs: ExampleInputs) -> Levels:
             f"no input of the forward is a tensor (batch, channels, *{inputs.dimensions} sizes);"
             f" pass {keyword('example_inputs')} with one"
         )
-    first = maps_of_signals(capture, images)
-    dimensions = inputs.dimensions if first is None else 2
-    rests = growing_sides(capture, images, dimensions)
-    projected = projected_side(capture, images)
-    if projected is not None:  # what is left of it tells no level: one side behind has none of it
-        held = free_symbols([space_of(images[0])[projected]])
-        rests = {symbol: rest for symbol, rest in rests.items() if symbol not in held}
-    times = math.ceil(_PROBE_SIDE / max(map(hint, space_of(images[0]))))
-    small, large = (sizes_at(capture, images, scale * times, rests) for scale in _PROBE_SCALES)
-    image, channels = images[0], inputs.channels
-    resized = resized_first(capture, images) if follows_the_input(capture) else None
-    if first is not None:
-        image, channels, resized = first.maps, 1, None
-    elif resized is not None:
-        image, channels = resized, 1
-    whole = padded_together(capture, images, dimensions) or image
-    slices = dimensions == 3 and (
-        takes_slices_apart(capture, image)
-        or (inputs.held is not None and has_maps_of_slices(capture))
-        or projected is not None
-    )
-    before = first.before if first else frozenset()
-    across = (projected or 0) if slices else None
-    reader = Positions(image, channels, small, large, across=across, whole=whole, before=before)
+    counted = _what_is_counted(capture, images, inputs)
+    reader = _positions(capture, images, inputs, counted)
+    image, dimensions = counted.image, reader.dimensions
     reader.begin_beside(images[1:])
     queries = Queries([*images, image])
     factor, pooled, told = _factors(capture, [*images, image], reader, queries)
@@ -200,23 +179,89 @@ def read_levels(capture: Capture, inputs: ExampleInputs) -> Levels:
     for flattened in (without_pyramids, without_fewer_keys, without_coarse_answers):
         level = flattened(capture, level)
 
-    counted_from: Source = "maps" if first else "resized" if resized else "input"
-
-    def counted(level: Mapping[fx.Node, int], parts: Mapping[str, Levels]) -> Levels:
+    def found(level: Mapping[fx.Node, int], parts: Mapping[str, Levels]) -> Levels:
         order = {old: new for new, old in enumerate(sorted(set(level.values())))}
         level = {node: order[old] for node, old in level.items()}
         level = _where_it_is_used(capture, level, pooled)
         level = _where_it_asks(capture, level, queries.answered)
         reductions = _reductions(level, factor, reader, len(order), dimensions)
-        sizes = _sizes_at_the_example(whole, reductions)
-        maps = frozenset(sizes) | _sizes_of_maps(level.keys() - pooled, reader)
-        empty, free = _some_empty(level, large), reader.growth != 1
-        size = tuple(map(hint, space_of(whole)))
-        found = Levels(level, reductions, sizes, maps, empty, parts, free, size, counted_from)
-        return replace(found, projected=projected)
+        sizes = _sizes_at_the_example(counted.whole, reductions)
+        return Levels(
+            level=level,
+            reductions=reductions,
+            sizes=sizes,
+            maps=frozenset(sizes) | _sizes_of_maps(level.keys() - pooled, reader),
+            empty=_some_empty(level, reader.large),
+            parts=parts,
+            free=reader.growth != 1,
+            whole=tuple(map(hint, space_of(counted.whole))),
+            counted_from=counted.source,
+            projected=counted.projected,
+        )
 
-    parts = {name: counted(inside, {}) for name, inside in parts_of(capture, level).items()}
-    return counted(without_excursions(capture, level), parts)
+    parts = {name: found(inside, {}) for name, inside in parts_of(capture, level).items()}
+    return found(without_excursions(capture, level), parts)
+
+
+@dataclass(frozen=True)
+class _Counted:
+    """What positions are counted of.
+
+    Attributes:
+        image: The input, or what a forward makes of it before any layer.
+        channels: The axis of its channels.
+        whole: What images of several sizes are padded to; else the image.
+        source: Which of these the image is.
+        before: Of maps that are made of signals, what no layer made.
+        projected: The side of volumes that the maps behind them lack; None where none do.
+    """
+
+    image: fx.Node
+    channels: int | None
+    whole: fx.Node
+    source: Source
+    before: Collection[fx.Node]
+    projected: int | None
+
+
+def _what_is_counted(
+    capture: Capture, images: Sequence[fx.Node], inputs: ExampleInputs
+) -> _Counted:
+    projected = projected_side(capture, images)
+    if (first := maps_of_signals(capture, images)) is not None:
+        return _Counted(first.maps, 1, first.maps, "maps", first.before, projected)
+    resized = resized_first(capture, images) if follows_the_input(capture) else None
+    if resized is not None:
+        return _Counted(resized, 1, resized, "resized", (), projected)
+    whole = padded_together(capture, images, inputs.dimensions) or images[0]
+    return _Counted(images[0], inputs.channels, whole, "input", (), projected)
+
+
+def _positions(
+    capture: Capture, images: Sequence[fx.Node], inputs: ExampleInputs, counted: _Counted
+) -> Positions:
+    """What counts positions, at two sizes of the images."""
+    dimensions = len(space_of(counted.image))
+    rests = growing_sides(capture, images, dimensions)
+    if counted.projected is not None:  # one side behind has nothing of it, which tells no level
+        held = free_symbols([space_of(images[0])[counted.projected]])
+        rests = {symbol: rest for symbol, rest in rests.items() if symbol not in held}
+    times = math.ceil(_PROBE_SIDE / max(map(hint, space_of(images[0]))))
+    small, large = (sizes_at(capture, images, scale * times, rests) for scale in _PROBE_SCALES)
+    slices = dimensions == 3 and (
+        takes_slices_apart(capture, counted.image)
+        or (inputs.held is not None and has_maps_of_slices(capture))
+        or counted.projected is not None
+    )
+    return Positions(
+        counted.image,
+        counted.channels,
+        small,
+        large,
+        across=(counted.projected or 0) if slices else None,
+        whole=counted.whole,
+        before=counted.before,
+    )
 
 
 def live_nodes(capture: Capture) -> frozenset[fx.Node]:

@@ -172,7 +172,9 @@ def require_shape(capture: Capture, placement: Placement, levels: Levels) -> Non
         )
     images = [n for n in capture.nodes if n.op == "placeholder" and n in levels.level]
     if all(levels.level[image] == deepest for image in images) and not (
-        all(r < 1 for r in levels.reductions[0]) and _goes_down(placement)
+        all(r < 1 for r in levels.reductions[0])
+        and _goes_down(placement)
+        and _enlarges_first(capture, placement)
     ):
         raise StructureError(
             "nothing lies below the input's own resolution; the network only comes up from it"
@@ -202,6 +204,19 @@ def _goes_down(placement: Placement) -> bool:
         place.role == "encoder" and node in placement.live and facts(operator_of(node)).kernel
         for node, place in placement.places.items()
     )
+
+
+def _enlarges_first(capture: Capture, placement: Placement) -> bool:
+    """Whether something makes more of the image before a kernel sees it."""
+    for node in capture.nodes:
+        if node not in placement.places:
+            continue
+        if facts(operator_of(node)).kernel:
+            return raises(node)
+        given = [_numbers(n) for n in node.all_input_nodes]
+        if raises(node) or _numbers(node) > max(given, default=_numbers(node)):
+            return True
+    return False
 
 
 def _other_dimensions(capture: Capture, dimensions: int) -> int | None:
