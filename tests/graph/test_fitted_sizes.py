@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -395,3 +396,53 @@ def test_every_size_is_taken_where_halves_are_rounded_up() -> None:
     for size in ((32, 24), (31, 18), (30, 21), (29, 17), (27, 30)):
         x = torch.rand(1, 3, *size)
         torch.testing.assert_close(graph(x), model(x))
+
+
+class Trimmed(nn.Module):
+    """Pads a signal to a length that strides reach, and trims what is too long, as Demucs does."""
+
+    def __init__(self, *, louder: bool = False) -> None:
+        super().__init__()
+        self.louder = louder
+        self.top, self.deep = nn.Conv1d(1, 8, 8, 4), nn.Conv1d(8, 32, 8, 4)
+        self.up1, self.up0 = nn.ConvTranspose1d(32, 8, 8, 4), nn.ConvTranspose1d(8, 1, 8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        length = whole = x.shape[-1]
+        for _ in range(2):
+            whole = max(1, math.ceil((whole - 8) / 4) + 1)
+        for _ in range(2):
+            whole = (whole - 1) * 4 + 8
+        more = int(whole) - length
+        top = self.top(F.pad(x, (more // 2, more - more // 2))).relu()
+        made = self.up0(self.up1(self.deep(top).relu()).relu() + top)
+        if more := made.shape[-1] - length:
+            made = made[..., more // 2 : -(more - more // 2)]
+        elif self.louder:
+            made = 2 * made
+        return made
+
+
+def test_a_signal_of_which_nothing_is_trimmed_shows_all_lengths() -> None:
+    torch.manual_seed(0)
+    model = Trimmed().eval()
+    structure = read_structure(model, torch.rand(1, 1, 420))
+    assert structure.notes == ()
+    costs = count_costs(model, structure.inputs)
+    plans = [draft(structure, make_plan(structure, c, "pool"), costs).plan for c in structure.cuts]
+    variants = [build(structure, plan).module for plan in plans]
+    graph = rebuild(structure)
+    for length in (420, 421, 450, 500, 100, 99):
+        signal = torch.rand(2, 1, length)
+        torch.testing.assert_close(graph(signal), model(signal))
+        assert [variant(signal).shape for variant in variants] == [signal.shape] * 2
+
+
+def test_a_length_at_which_something_else_is_done_is_read_as_it_is() -> None:
+    torch.manual_seed(0)
+    model = Trimmed(louder=True).eval()
+    signal = torch.rand(1, 1, 420)  # halves of it, which are tried first, are trimmed
+    graph = rebuild(read_structure(model, signal))
+    torch.testing.assert_close(graph(signal), model(signal))
+    with pytest.raises(InputError, match="example_inputs= of the size that you use"):
+        graph(signal[..., :-1])

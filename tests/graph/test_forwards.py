@@ -506,6 +506,23 @@ def test_sizes_stay_free_in_functions_of_other_modules(monkeypatch: pytest.Monke
     assert "int" not in vars(helpers)
 
 
+def test_sizes_stay_free_in_a_file_that_no_import_knows() -> None:
+    names: dict[str, Any] = {"__name__": "a_file_run_by_its_path", "Small": Small, "F": F}
+    written = (
+        "class Rounds(Small):",
+        "    def forward(self, x):",
+        "        size = [int(s / 2) * 2 for s in x.shape[2:]]",
+        "        return F.interpolate(self.decode(*self.encode(x)), size)",
+    )
+    exec("\n".join(written), names)
+    model = names["Rounds"]().eval()
+    structure = read_structure(model, IMAGE)
+    assert structure.notes == ()
+    x = torch.randn(1, 3, 24, 40)
+    torch.testing.assert_close(rebuild(structure)(x), model(x), rtol=0, atol=0)
+    assert "int" not in names
+
+
 def test_what_only_plans_with_sizes_holds_none(monkeypatch: pytest.MonkeyPatch) -> None:
     planner = ModuleType("opt_einsum.contract")
     exec("def smaller(sizes):\n assert all(isinstance(n, int) for n in map(int, sizes))"

@@ -74,6 +74,7 @@ def _shared(model: nn.Module) -> list[Any]:
     """Containers, classes and cached functions that a model's code may keep something in."""
     kinds = {kind for module in model.modules() for kind in type(module).__mro__ if _foreign(kind)}
     own = [vars(sys.modules[k.__module__]) for k in kinds if k.__module__ in sys.modules]
+    own += [names for kind in kinds for names in _namespaces(vars(kind))]  # of no module known
     used = [names for space in own for names in _namespaces(space)]
     waiting: deque[Any] = deque([*own, *used, *kinds])
     found: dict[int, Any] = {}

@@ -14,9 +14,10 @@ import math
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial, wraps
+from inspect import unwrap
 from types import FunctionType, ModuleType
 from typing import Any
 
@@ -361,16 +362,30 @@ def planned() -> Iterator[None]:
 
 
 def _namespaces(model: nn.Module) -> list[dict[str, Any]]:
-    """Names of the modules that a network's classes are from, and that their functions are from."""
+    """Names of the modules that a network's classes are from, and that their functions are from.
+
+    Of classes that no import knows, as those of a file that was run by its path, the names that
+    their methods find.
+    """
     kinds = {kind for module in model.modules() for kind in type(module).__mro__}
-    own = _loaded({kind.__module__ for kind in kinds})
-    used = {
-        value.__module__
-        for names in own
-        for value in list(names.values())
-        if isinstance(value, FunctionType) and value.__module__
-    }
-    return [*own, *(names for names in _loaded(used) if not any(names is o for o in own))]
+    methods = (value for kind in kinds for value in vars(kind).values())
+    own = [*_loaded({kind.__module__ for kind in kinds}), *_found_by(methods)]
+    functions = [v for names in own for v in list(names.values()) if isinstance(v, FunctionType)]
+    used = _loaded({value.__module__ for value in functions if value.__module__})
+    return list({id(names): names for names in (*own, *used, *_found_by(functions))}.values())
+
+
+def _found_by(values: Iterable[Any]) -> list[dict[str, Any]]:
+    """Names that functions find in their modules, but for those of torch's and Python's own."""
+    inner = (v.__func__ if isinstance(v, staticmethod | classmethod) else v for v in values)
+    functions = (unwrap(value) for value in inner if isinstance(value, FunctionType))
+    names = [f.__globals__ for f in functions if isinstance(f, FunctionType)]
+    return [found for found in names if _is_theirs(str(found.get("__name__", "")))]
+
+
+def _is_theirs(module: str) -> bool:
+    package = module.partition(".")[0]
+    return package not in _OWN and package not in sys.stdlib_module_names
 
 
 def _loaded(modules: set[str]) -> list[dict[str, Any]]:

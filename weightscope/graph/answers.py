@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from weightscope.adapters import pytree
+from weightscope.adapters.symbols import hint
 from weightscope.calls import called, fresh, random_state, random_states, seed_all, undisturbed
 from weightscope.copies import deep_copy
 from weightscope.errors import InputError
@@ -18,6 +19,7 @@ from weightscope.graph.capture import throwaway_copy
 from weightscope.graph.fixed import fixed_in
 from weightscope.graph.layouts import images_of, sides_of, steps_of
 from weightscope.graph.memory import advance, changed, state_of
+from weightscope.graph.nodes import tensor_of
 from weightscope.graph.running import GraphRun, SameDraws
 from weightscope.graph.structure import ExampleInputs, Structure
 
@@ -127,12 +129,41 @@ def holds_where_shown(
     """
     if _without_numbers(structure.model):
         return False
+    return _shown(structure, alike, copies) is not False
+
+
+def differs_where_shown(
+    structure: Structure, alike: Callable[[ExampleInputs], bool], *, copies: bool = False
+) -> bool:
+    """Whether the graph answers the example otherwise than the model does, or does not run on it.
+
+    Nothing is said of a model without numbers; for the arguments see `holds_where_shown`.
+    """
+    return not _without_numbers(structure.model) and _shown(structure, alike, copies) is False
+
+
+def _shown(
+    structure: Structure, alike: Callable[[ExampleInputs], bool], copies: bool
+) -> bool | None:
+    """Whether the graph answers the example as the model does; None where that does not run."""
     found = (
         _holds(structure, inputs, copies)
         for inputs in _from_small_to_given(structure)
         if inputs is structure.inputs or alike(inputs)
     )
-    return next((holds for holds in found if holds is not None), True)
+    return next((holds for holds in found if holds is not None), None)
+
+
+def read_elsewhere(structure: Structure) -> bool:
+    """Whether a network was traced with images of other sizes than the example's."""
+    first = structure.graph.find_nodes(op="placeholder")
+    pairs = zip(first, in_order(structure), strict=False)
+    return any(
+        hint(traced.shape[axis]) != value.shape[axis]
+        for node, value in pairs
+        if (traced := tensor_of(node)) is not None and isinstance(value, Tensor)
+        for axis in sides_of(value, structure.inputs)
+    )
 
 
 def holds_at_size(

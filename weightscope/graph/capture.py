@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 import inspect
 import itertools
+import operator
 import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -33,7 +34,7 @@ from weightscope.adapters.numbers import free_numbers, planned
 from weightscope.adapters.regions import write_back
 from weightscope.adapters.rewriting import Rewriting
 from weightscope.adapters.signals import FREE_POOLS, as_pools_of_signals
-from weightscope.adapters.symbols import is_symbolic, is_unknown
+from weightscope.adapters.symbols import hint, is_symbolic, is_unknown
 from weightscope.adapters.texts import free_keys
 from weightscope.adapters.tracing import (
     EXPORT_LOGGER,
@@ -357,6 +358,7 @@ class _Tracer:
             raise StructureError("a size comes from values of tensors")
         write_back(program)
         _mark_images(program, self.inputs)
+        _count_from_the_start(program.graph)
         as_pools_of_signals(program.graph)
         order_writes(program.graph)
         spans = _with_spans(program, self.records, self.sizes)
@@ -662,6 +664,26 @@ def frames_read(captured: Capture) -> int | None:
             size = node.meta["val"].shape[axis]
             return None if is_symbolic(size) else int(size)
     return None
+
+
+def _count_from_the_start(graph: fx.Graph) -> None:
+    """Let slices end at a position where they end at a free number of positions before the last.
+
+    ``x[..., d // 2 : -(d - d // 2)]`` leaves nothing where d is 0, which forwards ask for
+    (``if d:``) to leave all. At a position, the one slice leaves all there.
+    """
+    for node in graph.nodes:
+        end = argument(node, "end") if operator_of(node) == "aten::slice" else None
+        before = end.meta["val"] if isinstance(end, fx.Node) else 0
+        if not is_symbolic(before) or hint(before) >= 0:
+            continue
+        given, axis = node.args[0], argument(node, "dim")
+        with graph.inserting_before(node):
+            size = graph.call_function(torch.ops.aten.sym_size.int, (given, axis))
+            size.meta["val"] = given.meta["val"].shape[axis]
+            position = graph.call_function(operator.add, (size, end))
+            position.meta["val"] = size.meta["val"] + before
+        node.replace_input_with(end, position)
 
 
 def _held_by_operators(program: ExportedProgram) -> dict[Any, Any]:

@@ -37,7 +37,7 @@ _UNIT = 32  # of images that can be halved five times
 
 
 def captured_with(
-    trial: Trial, example_inputs: Any, layout: str | None, holds_frames: bool
+    trial: Trial, example_inputs: Any, layout: str | None, holds_frames: bool, beside: bool
 ) -> tuple[ExampleInputs, ExampleInputs, Capture]:
     """The inputs to show, those that the network was captured with, and the capture.
 
@@ -52,7 +52,11 @@ def captured_with(
             inputs, read_at, captured = longer
         if inputs.guessed and not _takes_this_way(captured, inputs):
             inputs = with_each_twice(inputs)  # of one image a user said nothing
-        if not inputs.guessed and (both := _beside_the_one_size(trial, captured, read_at)):
+        if (
+            beside
+            and not inputs.guessed
+            and (both := _beside_the_one_size(trial, captured, read_at))
+        ):
             read_at, captured = both
         found.append((inputs, read_at, captured))
         follows = follows_the_input(captured) and (

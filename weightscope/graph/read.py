@@ -31,9 +31,11 @@ from weightscope.graph.answers import (
     GENERATORS,
     compare,
     differs_elsewhere,
+    differs_where_shown,
     holds_at_size,
     holds_for_one_image,
     holds_where_shown,
+    read_elsewhere,
     settles,
 )
 from weightscope.graph.batch_first import with_batch_first
@@ -197,6 +199,13 @@ def _answering(read: Callable[..., Structure], trial: Trial) -> Structure:
     Where it does so only at the example's size, or without gradients, that is what is read.
     """
     structure, wrong = _compared(read(), trial)
+    if not wrong and _only_elsewhere(structure, trial):
+        structure, wrong = _compared(read(beside=False), trial)
+        if not wrong and _only_elsewhere(structure, trial):
+            wrong = (
+                f"what was read of {trial.name} at another size than the example's does not hold"
+                f" at that; pass {keyword('example_inputs')} of another size"
+            )
     if not wrong:
         return structure
     at_example, still = _compared(read(at_one_size=True), trial)
@@ -206,6 +215,16 @@ def _answering(read: Callable[..., Structure], trial: Trial) -> Structure:
     if found is None:
         raise StructureError(wrong)
     return found
+
+
+def _only_elsewhere(structure: Structure, trial: Trial) -> bool:
+    """Whether the graph was read at another size than the example's, and does not hold at that.
+
+    What is done at most sizes (``x[..., d // 2 : -(d - d // 2)]``) need not do nothing where the
+    forward leaves it out.
+    """
+    goes = partial(goes_the_same_way, trial, structure.inputs)
+    return read_elsewhere(structure) and differs_where_shown(structure, goes, copies=_writes(trial))
 
 
 def _of_any_number(structure: Structure, read: Callable[..., Structure], trial: Trial) -> Structure:
@@ -409,10 +428,13 @@ def _read(
     example_inputs: Any,
     at_one_size: bool = False,
     holds_frames: bool = False,
+    beside: bool = True,
     taken: tuple[ExampleInputs, ExampleInputs, Capture] | None = None,
 ) -> Structure:
     model = trial.original
-    inputs, read_at, captured = taken or captured_with(trial, example_inputs, layout, holds_frames)
+    inputs, read_at, captured = taken or captured_with(
+        trial, example_inputs, layout, holds_frames, beside
+    )
     require_followed(captured.program, trial.name)
     _refuse_frames_that_get_fewer(trial, captured, inputs)
     turned, stopped = captured.turned, captured.stopped
