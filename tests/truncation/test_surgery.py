@@ -10,11 +10,14 @@ from torch.nn import functional as F
 from toys import TOYS, Plain, assessment
 
 import mpseg_models
+from weightscope.adapters.symbols import hint
 from weightscope.cost import count_costs
 from weightscope.errors import TruncationError
 from weightscope.graph import read_structure
 from weightscope.truncation import propose, verify
 from weightscope.truncation.channels import Recut
+from weightscope.truncation.cutting import read_crossing
+from weightscope.truncation.plan import find_cut
 from weightscope.truncation.recutting import recut_layer
 
 CUTS = [(name, keep) for name, (_, _, _, keeps) in TOYS.items() for keep in keeps]
@@ -748,3 +751,63 @@ def test_what_no_layer_computes_behind_the_last_one_stays(keep):
     found = proposals_of(Integrates().eval(), torch.randn(2, 1, 32, 32))
     proposal = next(p for p in found if p.keep_levels == keep)
     assert verify(proposal.build(), export=False).failures == ()
+
+
+class Windowed(nn.Module):
+    """Attention among the four tokens of a window: an image is what is inside alone."""
+
+    def __init__(self, features):
+        super().__init__()
+        self.norm, self.mix = nn.LayerNorm(features), nn.Linear(features, 3 * features)
+        self.more = nn.Sequential(nn.Linear(features, 4 * features), nn.GELU())
+        self.less = nn.Linear(4 * features, features)
+
+    def forward(self, x, sides):
+        images, positions, features = x.shape
+        high, wide = (side // 2 for side in sides)
+        image = self.norm(x).view(images, *sides, features)
+        windows = image.view(images, high, 2, wide, 2, features).transpose(2, 3)
+        q, k, v = self.mix(windows.reshape(-1, 4, features)).chunk(3, -1)
+        y = ((q @ k.transpose(-1, -2)).softmax(-1) @ v).view(images, high, wide, 2, 2, features)
+        x = x + y.transpose(2, 3).reshape(images, positions, features)
+        return x + self.less(self.more(x))
+
+
+class TokensBetweenModules(nn.Module):
+    """Tokens are merged, and come back, by reshapes to more axes than an image has (Pangu)."""
+
+    def __init__(self, sides=None):
+        super().__init__()
+        self.sides = sides
+        self.embed = nn.Conv2d(1, 8, 2, 2)
+        self.block, self.deep, self.last = Windowed(8), Windowed(32), Windowed(8)
+        self.down, self.up = nn.Linear(32, 32), nn.Linear(32, 32)
+        self.head = nn.ConvTranspose2d(16, 1, 2, 2)
+
+    def forward(self, x):
+        assert self.sides in (None, x.shape[2:])
+        x = self.embed(x)
+        images, _, high, wide = x.shape
+        half = high // 2, wide // 2
+        skip = self.block(x.flatten(2).transpose(1, 2), (high, wide))
+        x = skip.reshape(images, half[0], 2, half[1], 2, 8).transpose(2, 3)
+        x = self.up(self.deep(self.down(x.reshape(images, -1, 32)), half))
+        x = x.reshape(images, *half, 2, 2, 8).transpose(2, 3)
+        x = torch.cat([self.last(x.reshape(images, -1, 8), (high, wide)), skip], -1)
+        return self.head(x.transpose(1, 2).reshape(images, 16, high, wide))
+
+
+@pytest.mark.parametrize(("sides", "held"), [((24, 40), False), ((24, 24), True)])
+def test_tokens_are_arranged_as_inside_of_the_modules_that_are_called(sides, held):
+    torch.manual_seed(0)
+    proposals = proposals_of(
+        TokensBetweenModules(sides if held else None), torch.rand(1, 1, *sides)
+    )
+    assert sorted(proposal.keep_levels for proposal in proposals) == [1, 2]
+    for proposal in proposals:
+        structure, keep = proposal.structure, proposal.keep_levels
+        crossing = read_crossing(structure, find_cut(structure, keep))
+        made = [tuple(map(hint, sizes)) for run in crossing.runs for sizes in run.exits]
+        assert made == [tuple(side // 2**keep for side in sides)]
+        others = [] if held else [torch.rand(2, 1, 32, 24)]
+        assert verify(proposal.build(bottleneck="pool"), sizes=others).failures == ()

@@ -25,7 +25,7 @@ from weightscope.adapters.symbols import (
 )
 from weightscope.errors import TruncationError
 from weightscope.graph.nodes import argument, has_effect, operator_of
-from weightscope.graph.structure import Cut, Site, Structure
+from weightscope.graph.structure import Cut, Place, Site, Structure
 from weightscope.truncation.bottleneck import Entry, Exit, format_of
 
 
@@ -134,31 +134,64 @@ def _sizes(structure: Structure, site: Site) -> tuple[Any, ...]:
         return shown if site.lacks is None else (*shown[: site.lacks], 1, *shown[site.lacks :])
     shape = [size for axis, size in enumerate(given) if axis not in site.single]
     tokens = shape[1] if site.layout == "tokens_last" else shape[2]
-    rank = len(structure.whole) + 2
-    images: list[tuple[bool, tuple[Any, ...]]] = []
-    for node in structure.graph.nodes:
-        place, value = structure.places.get(node.name), node.meta.get("val")
-        if place is not None and isinstance(value, Tensor) and value.dim() == rank:
-            at_level = place.level == site.level
-            images += [(at_level, value.shape[2:]), (at_level, value.shape[1:-1])]
+    coarse = [(node, structure.places.get(node.name)) for node in structure.graph.nodes]
     grids = map(_grid_of, structure.graph.nodes)
-    images += [(True, grid) for grid in grids if len(grid) == len(structure.whole)]
-    probes = _probes([tokens, *(size for _, sizes in images for size in sizes)])
-    level = _at_the_example(structure, site.level)
-    found = []
-    for at_level, sizes in images:
-        follows = all(prod(map(p.size, sizes)) == p.size(tokens) for p in probes)
-        if prod(map(hint, sizes)) == hint(tokens) and (at_level or follows):
-            ratios = [log(hint(a) / b) for a, b in zip(sizes, level, strict=True)]
-            apart = round(max(ratios) - min(ratios), 3)
-            found.append(((not follows, apart, not at_level), tuple(sizes)))
-    if found:
-        return min(found, key=lambda one: one[0])[1]
+    windows = [(True, grid) for grid in grids if len(grid) == len(structure.whole)]
+    fine = [(node, node.meta.get("place")) for node in structure.program.graph.nodes]
+    # what is inside of called modules may show it where nothing between them does
+    outside = _arranged(structure, site, tokens, [*_maps(structure, coarse, site), *windows])
+    inside = [] if outside else _maps(structure, fine, site)
+    if found := outside or _arranged(structure, site, tokens, inside, closely=True):
+        return found
     raise TruncationError(
         f"the positions of {site.node}, a sequence of {hint(tokens)} tokens, cannot be arranged as "
         "an image: no operation shows the height and width. Arrange them as an image"
         " in the forward before they leave"
     )
+
+
+_APART = log(2)  # rounding makes three of two of a side; tokens and features are further apart
+_Maps = list[tuple[bool, tuple[Any, ...]]]
+"""Sizes of maps, and whether they lie at the level of what crosses."""
+
+
+def _maps(structure: Structure, nodes: Sequence[tuple[fx.Node, Place | None]], site: Site) -> _Maps:
+    """Sizes of what may be maps, channels first or last, among the results of some nodes."""
+    images: _Maps = []
+    for node, place in nodes:
+        value = node.meta.get("val")
+        if place is None or not isinstance(value, Tensor):
+            continue
+        if value.dim() == len(structure.whole) + 2:
+            at_level = place.level == site.level
+            images += [(at_level, value.shape[2:]), (at_level, value.shape[1:-1])]
+    return images
+
+
+def _arranged(
+    structure: Structure, site: Site, tokens: Any, images: _Maps, *, closely: bool = False
+) -> tuple[Any, ...] | None:
+    """Sizes of the map that a sequence of tokens is, the likeliest of some; None of none.
+
+    Args:
+        structure: The network.
+        site: What crosses.
+        tokens: How many there are.
+        images: What may show their arrangement.
+        closely: Whether that has to hold as many at every size, in about the level's proportions:
+            of one head of attention, tokens and their features are no map.
+    """
+    probes = _probes([tokens, *(size for _, sizes in images for size in sizes)])
+    level = _at_the_example(structure, site.level)
+    found = []
+    for at_level, sizes in images:
+        follows = all(prod(map(p.size, sizes)) == p.size(tokens) for p in probes)
+        if prod(map(hint, sizes)) == hint(tokens) and (follows or (at_level and not closely)):
+            ratios = [log(hint(a) / b) for a, b in zip(sizes, level, strict=True)]
+            apart = round(max(ratios) - min(ratios), 3)
+            if not closely or apart < _APART:
+                found.append(((not follows, apart, not at_level), tuple(sizes)))
+    return min(found, key=lambda one: one[0])[1] if found else None
 
 
 def _at_the_example(structure: Structure, level: int) -> tuple[float, ...]:
