@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from weightscope.adapters import pytree
+from weightscope.adapters.constants import is_of_a_library
 from weightscope.adapters.dispatch import writes_of
 from weightscope.errors import ForwardError, InputError, WeightscopeError, shown
 from weightscope.restoring import (
@@ -238,12 +239,12 @@ def without_gradient(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str,
 
 def _place_in(text: str) -> str:
     """The line of the model in which the operation lies that torch's report tells of."""
-    ours, torchs = Path(__file__).parent, Path(torch.__file__).parent
+    ours = Path(__file__).parent
     theirs: list[tuple[str, str, str]] = []
     for file, line, code in re.findall(r'File "(.*)", line (\d+), in .*\n    (.*)', text):
         if Path(file).is_relative_to(ours):
             theirs = []  # what called this library
-        elif not Path(file).is_relative_to(torchs):
+        elif not is_of_a_library(file):
             theirs.append((file, line, code))
     if not theirs:
         return ""

@@ -601,6 +601,26 @@ def test_a_shared_switch_stays_on_until_the_last_thread_has_left() -> None:
     assert not torch.compiler.is_compiling()
 
 
+def with_a_grid(model: Small, x: Tensor) -> Any:
+    grid = torch.from_numpy(np.linspace(0, 1, x.shape[-1])).float()
+    return model.decode(*model.encode(x + grid.to(x.device)))
+
+
+def with_a_median(model: Small, x: Tensor) -> Any:
+    return model.decode(*model.encode(x - float(np.median(x))))
+
+
+def test_a_size_that_numpy_makes_a_number_of_is_told_by_the_users_line() -> None:
+    (note,) = read_structure(Small(with_a_grid), IMAGE).notes
+    assert "test_forwards.py, line" in note
+    assert "np.linspace(0, 1, x.shape[-1])" in note
+
+
+def test_values_that_numpy_reads_are_told_by_the_users_line() -> None:
+    with pytest.raises(StructureError, match=r"test_forwards.py, line \d+: `.*np.median\(x\)"):
+        read_structure(Small(with_a_median), IMAGE)
+
+
 class LossWhileTraining(Small):
     """Returns a loss beside the mask while it trains, on images of 32 only."""
 

@@ -7,6 +7,7 @@ operators on such tensors alone run as they are.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Mapping
 from functools import partial
@@ -216,14 +217,31 @@ def _asking_frame() -> FrameType:
 
 
 def asking_line() -> tuple[str, int]:
-    """File and line of the innermost call from outside of torch and of this package."""
+    """File and line of the innermost call from a file that may be the user's own."""
     frame: FrameType | None = sys._getframe(1)
-    while frame is not None and frame.f_code.co_filename.startswith(_NOT_THE_USERS):
+    while frame is not None and is_of_a_library(frame.f_code.co_filename):
         frame = frame.f_back
     return (frame.f_code.co_filename, frame.f_lineno) if frame else ("", 0)
 
 
-_NOT_THE_USERS = tuple(str(Path(file).parent) for file in (torch.__file__, Path(__file__).parent))
+def is_of_a_library(file: str) -> bool:
+    """Whether a file is of this package, of torch, of what forwards compute with, or of Python.
+
+    A user finds nothing in these lines: the call that led to them says more.
+    """
+    if file.startswith(_OURS):
+        return True
+    used = (getattr(sys.modules.get(name), "__file__", None) for name in _COMPUTES)
+    if any(file.startswith(os.path.dirname(home) + os.sep) for home in used if home):
+        return True
+    installed = "site-packages" in file or "dist-packages" in file
+    return (file.startswith(_PYTHON) and not installed) or file.startswith(_BETWEEN)
+
+
+_COMPUTES = ("torch", "numpy", "scipy", "einops", "opt_einsum", "sympy")
+_OURS = str(Path(__file__).parents[1]) + os.sep
+_PYTHON = os.path.dirname(os.__file__) + os.sep
+_BETWEEN = ("<frozen ", "<__array_function__ ")  # of Python, and of numpy's earlier versions
 
 
 def _is_constant(tensor: Tensor) -> bool:

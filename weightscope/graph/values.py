@@ -11,10 +11,10 @@ import torch
 from torch import nn
 from torch.export import ExportedProgram
 
+from weightscope.adapters.constants import is_of_a_library
 from weightscope.adapters.dispatch import READS_VALUES
 from weightscope.errors import StructureError, shown
 
-_NOT_THE_USERS = tuple(str(Path(f).parent) for f in (torch.__file__, Path(__file__).parent))
 _NESTED = Path(torch.__file__).parent / "nested"
 # what torch says where Python or numpy asks a tensor without numbers for them
 _SAYINGS = (
@@ -160,10 +160,10 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def where_raised(error: BaseException) -> str:
-    """The innermost line of the traceback that is neither torch's nor ours, as " in FILE, ..."."""
+    """The innermost line of the traceback that may be the user's own, as " in FILE, ..."."""
     for cause in _causes(error):
         for frame in reversed(traceback.extract_tb(cause.__traceback__)):
-            if frame.filename.startswith(("<", *_NOT_THE_USERS)):
+            if frame.filename.startswith("<") or is_of_a_library(frame.filename):
                 continue
             return f" in {line_of(frame.filename, frame.lineno or 0)}"
     return ""
