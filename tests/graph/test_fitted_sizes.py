@@ -438,6 +438,26 @@ def test_a_signal_of_which_nothing_is_trimmed_shows_all_lengths() -> None:
         assert [variant(signal).shape for variant in variants] == [signal.shape] * 2
 
 
+@pytest.mark.parametrize("louder", [False, True])
+def test_a_signal_that_is_trimmed_is_taken_where_nothing_is_unless_more_is_done(
+    louder: bool,
+) -> None:
+    torch.manual_seed(0)
+    model = Trimmed(louder=louder).eval()
+    structure = read_structure(model, torch.rand(1, 1, 450))
+    graph = rebuild(structure)
+    for length in (421, 450, 501):
+        signal = torch.rand(2, 1, length)
+        torch.testing.assert_close(graph(signal), model(signal))
+    signal = torch.rand(2, 1, 420)
+    if louder:
+        with pytest.raises(InputError, match="takes another way"):
+            graph(signal)
+    else:
+        torch.testing.assert_close(graph(signal), model(signal))
+        assert structure.notes == ()
+
+
 def test_a_length_at_which_something_else_is_done_is_read_as_it_is() -> None:
     torch.manual_seed(0)
     model = Trimmed(louder=True).eval()

@@ -291,7 +291,8 @@ def _forget_idle_questions(structure: Structure, trial: Trial) -> None:
     """Forget that the forward leaves something out at one size, where it would do nothing there.
 
     What resizes a table (``if x.shape[2:] != self.table.shape[2:]``) does so at its own size, too;
-    what spreads one value over a batch (``if sigma.numel() == 1``) does no harm to one image.
+    what spreads one value over a batch (``if sigma.numel() == 1``) does no harm to one image. What
+    trims (``if more: x = x[..., :-more]``) takes nothing off where there is nothing to take.
     """
     held = fixed_in(structure.graph)
     if not held.only_decides:
@@ -318,16 +319,31 @@ def _forget_idle_questions(structure: Structure, trial: Trial) -> None:
         equal = [
             n for n in sizes if not decided_alike({question: answer}, dict.fromkeys(symbols, n))
         ]
-        if not equal or equal[-1] - equal[0] >= len(equal):
-            return False  # it asks for a remainder, which many sizes leave
         asked = [axis for axis, sizes in enumerate(along) if sizes & asked_for([question])]
-        calls = [[equal[0]] * len(given)]
-        calls += [[*given[:axis], equal[0], *given[axis + 1 :]] for axis in asked]
+        calls = [
+            call
+            for size in _some_of(equal)
+            for call in (
+                [size] * len(given),
+                *([*given[:axis], size, *given[axis + 1 :]] for axis in asked),
+            )
+        ]
         takes, copies = partial(takes_no_more, trial, structure.inputs), _writes(trial)
-        return all(holds_at_size(structure, sizes, takes, copies=copies) for sizes in calls)
+        holds = (holds_at_size(structure, sizes, takes, copies=copies) for sizes in calls)
+        return bool(calls) and all(holds)
 
     decisions = first.meta["decisions"].items()
     first.meta["decisions"] = {q: a for q, a in decisions if not is_idle(q, a)}
+
+
+def _some_of(sizes: Sequence[int]) -> Sequence[int]:
+    """The first of some sizes that lie next to each other; of a remainder's, which are many, three.
+
+    None of these is the smallest, at which deep levels may have a position or none.
+    """
+    if not sizes or sizes[-1] - sizes[0] < len(sizes):
+        return sizes[:1]
+    return sorted({sizes[len(sizes) // 4], sizes[len(sizes) // 2], sizes[-1]})
 
 
 def _refuses(structure: Structure, inputs: ExampleInputs) -> bool:
