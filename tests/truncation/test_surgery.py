@@ -797,7 +797,7 @@ class TokensBetweenModules(nn.Module):
         return self.head(x.transpose(1, 2).reshape(images, 16, high, wide))
 
 
-@pytest.mark.parametrize(("sides", "held"), [((24, 40), False), ((24, 24), True)])
+@pytest.mark.parametrize(("sides", "held"), [((24, 40), False), ((24, 40), True)])
 def test_tokens_are_arranged_as_inside_of_the_modules_that_are_called(sides, held):
     torch.manual_seed(0)
     proposals = proposals_of(

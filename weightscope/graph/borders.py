@@ -97,7 +97,7 @@ class Borders:
         """
         if not any(self.fixed):
             return
-        turns = len(self.fixed) == 2 and turns_sides(node)
+        turns = len(self.fixed) == 2 and largest in self._maps and turns_sides(node)
         self._turned[node] = turned = self.is_turned(largest) != turns
         value, row = first_tensor(node), facts(operator_of(node))
         is_map = value is not None and value.dim() == len(self.fixed) + 2
@@ -108,7 +108,7 @@ class Borders:
         if is_map and (
             row.layout == "channels_first"
             or self._mixes_the_last(node)
-            or (turns and largest in self._maps)
+            or turns
             or (before is None and _brings_channels_first(node))
             or self._stays_a_map(node, feeds)
             or self._takes_positions(node, feeds)
@@ -236,6 +236,8 @@ def turns_sides(node: fx.Node) -> bool:
     """Whether a map's sides are exchanged, and its channels stay where they are."""
     value = first_tensor(node)
     if value is None or operator_of(node) not in ("aten::transpose", "aten::permute"):
+        return False
+    if value.dim() > 4:  # windows, whose places are turned inside of their sides
         return False
     if operator_of(node) == "aten::transpose":
         axes = [int(argument(node, name)) % value.dim() for name in ("dim0", "dim1")]
