@@ -832,3 +832,20 @@ def test_the_part_that_is_an_image_where_a_volume_is_made_of_its_vector() -> Non
     with pytest.raises(StructureError, match="pass that part as a module of its own"):
         read_structure(net, image)
     assert read_structure(net.clean, image).cuts
+
+
+def test_a_refusal_names_the_modules_that_its_tensor_is_made_by() -> None:
+    class Sorted(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.top, self.down = nn.Conv2d(1, 4, 3, 1, 1), nn.Conv2d(4, 4, 3, 2, 1)
+            self.deep, self.out = nn.Conv2d(4, 4, 3, 1, 1), nn.Conv2d(4, 1, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            top = self.top(x)
+            deep = self.deep(self.down(top)).flatten(1).sort(1).values * 2
+            return self.out(top * deep.mean(1)[:, None, None, None] + deep[:, :1, None, None])
+
+    structure = read_structure(Sorted(), torch.randn(2, 1, 16, 16))
+    (refusal,) = structure.refusals
+    assert "(from deep)" in refusal.reason

@@ -18,7 +18,7 @@ from weightscope.graph.beside import side_by_side, times
 from weightscope.graph.coarsen import Coarse
 from weightscope.graph.layouts import alike
 from weightscope.graph.levels import Levels
-from weightscope.graph.nodes import argument, has_effect, operator_of, tensor_of
+from weightscope.graph.nodes import argument, has_effect, in_words, operator_of, tensor_of
 from weightscope.graph.operators import REARRANGES, facts
 from weightscope.graph.pieces import JOINS, SPLITS
 from weightscope.graph.structure import Cut, Layout, Place, Refusal, Site
@@ -210,14 +210,14 @@ def _unreadable(node: fx.Node, dimensions: int) -> str:
         return _MAPS_OF_SIGNALS
     if _is_number(node):
         return (
-            f"{node.name}, one number for the whole batch, is computed below this level and used"
-            " above it, and what takes the place of a level makes features of each image; let the"
-            " forward return that number, and use it outside, or keep more levels"
+            f"{in_words(node)}, one number for the whole batch, is computed below this level and"
+            " used above it, and what takes the place of a level makes features of each image; let"
+            " the forward return that number, and use it outside, or keep more levels"
         )
     slices = dimensions == 3 and value.dim() == dimensions + 1
     return (
-        f"{node.name} leaves what lies below in an unreadable layout, {_in_words(value.shape)}; "
-        + (_SLICES_REMEDY if slices else _LAYOUT_REMEDY)
+        f"{in_words(node)} leaves what lies below in an unreadable layout,"
+        f" {_in_words(value.shape)}; " + (_SLICES_REMEDY if slices else _LAYOUT_REMEDY)
     )
 
 

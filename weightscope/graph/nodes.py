@@ -69,6 +69,25 @@ def has_effect(node: fx.Node) -> bool:
     return node.op in ("placeholder", "output") or schemas.is_mutable(node.target)
 
 
+def in_words(node: fx.Node) -> str:
+    """A result of a coarse graph by names that a user knows: of the modules that it is made by."""
+    if node.op in ("call_module", "placeholder"):
+        return str(node.target)
+    found: dict[str, None] = {}
+    waiting, seen = [*node.all_input_nodes], {node}
+    while waiting and len(found) < _SHOWN:
+        given = waiting.pop(0)
+        if given.op in ("call_module", "placeholder"):
+            found[str(given.target)] = None
+        elif given not in seen:
+            waiting += given.all_input_nodes
+        seen.add(given)
+    return f"{node.name} (from {' and '.join(found)})" if found else node.name
+
+
+_SHOWN = 2  # of the modules nearest to a result
+
+
 def owner_of(node: fx.Node) -> str:
     """Qualified name of the module in whose forward a node was traced; empty for the model's."""
     stack = node.meta.get("nn_module_stack") or {}

@@ -24,7 +24,7 @@ from weightscope.adapters.symbols import (
     read_size,
 )
 from weightscope.errors import TruncationError
-from weightscope.graph.nodes import argument, has_effect, operator_of
+from weightscope.graph.nodes import argument, has_effect, in_words, operator_of
 from weightscope.graph.structure import Cut, Place, Site, Structure
 from weightscope.truncation.bottleneck import Entry, Exit, format_of
 
@@ -144,8 +144,8 @@ def _sizes(structure: Structure, site: Site) -> tuple[Any, ...]:
     if found := outside or _arranged(structure, site, tokens, inside, closely=True):
         return found
     raise TruncationError(
-        f"the positions of {site.node}, a sequence of {hint(tokens)} tokens, cannot be arranged as "
-        "an image: no operation shows the height and width. Arrange them as an image"
+        f"the positions of {in_words(nodes[site.node])}, a sequence of {hint(tokens)} tokens,"
+        " cannot be arranged as an image: no operation shows the height and width. Arrange them as an image"
         " in the forward before they leave"
     )
 
