@@ -145,8 +145,8 @@ def _sizes(structure: Structure, site: Site) -> tuple[Any, ...]:
         return found
     raise TruncationError(
         f"the positions of {in_words(nodes[site.node])}, a sequence of {hint(tokens)} tokens,"
-        " cannot be arranged as an image: no operation shows the height and width. Arrange them as an image"
-        " in the forward before they leave"
+        " cannot be arranged as an image: no operation shows the height and width. Arrange them"
+        " as an image in the forward before they leave"
     )
 
 
