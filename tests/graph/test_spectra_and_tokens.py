@@ -727,3 +727,35 @@ def test_chunks_that_lie_over_each_other_by_half_make_no_level() -> None:
     stages = {stage.name: stage.layers for stage in structure.stages}
     assert stages["bottleneck"] == ("enc", "along", "across", "apart", "end")
     assert [cut.keep_levels for cut in structure.cuts] == [1]
+
+
+class LongFrames(nn.Module):
+    """Four levels along frames of 1024 samples each, with some more before and behind."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        steps = {"kernel_size": (1, 2), "stride": (1, 2)}
+        self.top, self.out = nn.Conv2d(1, 8, 3, padding=1), nn.Conv2d(8, 1, 1)
+        self.down = nn.ModuleList(nn.Conv2d(8, 8, **steps) for _ in range(3))
+        self.up = nn.ModuleList(nn.ConvTranspose2d(8, 8, **steps) for _ in range(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        frames = x.unfold(-1, 1024, 1024)[..., :16].transpose(1, 2).unsqueeze(1)
+        y, skips = self.top(F.pad(frames, (4, 4))).relu(), []
+        for down in self.down:
+            skips.append(y)
+            y = down(y).relu()
+        for up in self.up:
+            y = up(y) * skips.pop()
+        return self.out(y)[..., 4:-4]
+
+
+def test_a_spectrogram_of_few_long_frames_is_pooled_by_its_own_steps() -> None:
+    torch.manual_seed(0)
+    model = LongFrames().eval()
+    structure = read_structure(model, torch.randn(2, 16 * 1024), layout="NL")
+    assert structure.reductions == ((1.0, 1.0), (1.0, 2.0), (1.0, 4.0), (1.0, 8.0))
+    for cut in structure.cuts:
+        module = build(structure, make_plan(structure, cut, "light", 2)).module.eval()
+        for frames in (8, 16, 32):
+            assert module(torch.randn(1, 1024 * frames)).shape == (1, 1, 16, frames)

@@ -219,10 +219,25 @@ def _grid_of(node: fx.Node) -> tuple[Any, ...]:
 
 
 def _probes(sizes: Sequence[Any]) -> tuple[Probe, ...]:
-    """Sizes of the input at which sizes are compared: multiples, odd ones, and a large one last."""
+    """Sizes of the input at which sizes are compared: multiples, odd ones, and a large one last.
+
+    Multiples of what all sizes grow by: a position of a spectrogram is thousands of samples.
+    """
     symbols = free_symbols(sizes)
+    unit = max(map(_grows_by, sizes), default=_UNIT)
     shifts = ((1, 0), (2, 0), (3, 0), (2, 1), (3, -1), (5, 7), (4, 18), (3, 12), (64, 0))
-    return tuple(Probe(dict.fromkeys(symbols, 64 * scale + shift)) for scale, shift in shifts)
+    return tuple(Probe(dict.fromkeys(symbols, unit * scale + shift)) for scale, shift in shifts)
+
+
+_UNIT, _DOUBLINGS = 64, 14  # a million samples: what stays the same so far does not grow
+
+
+def _grows_by(size: Any) -> int:
+    """The first of some sizes of the input, each twice the one before, at which a size grows."""
+    units = [_UNIT << doubling for doubling in range(_DOUBLINGS + 1)]
+    at = [Probe(dict.fromkeys(free_symbols([size]), unit)).size(size) for unit in units]
+    pairs = zip(units, at, at[1:], strict=False)
+    return next((unit for unit, now, then in pairs if then > now), _UNIT)
 
 
 def _ratio(a: Any, b: Any, probes: Sequence[Probe]) -> float:
