@@ -72,7 +72,7 @@ class Borders:
         """
         given = node.all_input_nodes[0] if node.all_input_nodes else node
         source = root(given)
-        turned = turns_sides(source) and source.all_input_nodes[0] in self._maps
+        turned = _turns_sides(source) and source.all_input_nodes[0] in self._maps
         is_linear = facts(operator_of(node)).view == "linear"
         return is_linear and (turned or given in self._maps)
 
@@ -97,7 +97,7 @@ class Borders:
         """
         if not any(self.fixed):
             return
-        turns = len(self.fixed) == 2 and largest in self._maps and turns_sides(node)
+        turns = len(self.fixed) == 2 and largest in self._maps and _turns_sides(node)
         self._turned[node] = turned = self.is_turned(largest) != turns
         value, row = first_tensor(node), facts(operator_of(node))
         is_map = value is not None and value.dim() == len(self.fixed) + 2
@@ -232,7 +232,7 @@ def _taken_from_again(node: fx.Node) -> bool:
     return False
 
 
-def turns_sides(node: fx.Node) -> bool:
+def _turns_sides(node: fx.Node) -> bool:
     """Whether a map's sides are exchanged, and its channels stay where they are."""
     value = first_tensor(node)
     if value is None or operator_of(node) not in ("aten::transpose", "aten::permute"):

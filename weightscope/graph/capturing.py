@@ -222,11 +222,27 @@ def _with_its_slices(
     elsewhere = [at_another_size(read_at, factor, along=sides) for factor in OTHER_SIZES]
     if len(sides) != 2 or not any(goes_the_same_way(trial, read_at, o) for o in elsewhere):
         return None
+    return _holding(trial, inputs, read_at, sides, holds_frames=True)
+
+
+def _holding(
+    trial: Trial, inputs: ExampleInputs, read_at: ExampleInputs, free: Sequence[int], **held: Any
+) -> tuple[Capture, Levels, bool] | None:
+    """The capture and levels where some axes are held, and free sides follow; None if they do not.
+
+    Args:
+        trial: Runs the model.
+        inputs: How the model is called.
+        read_at: What it is captured with.
+        free: The sides that are not held.
+        held: What says so of inputs.
+    """
     try:
-        captured = capture(trial.original, replace(read_at, holds_frames=True))
+        captured = capture(trial.original, replace(read_at, **held))
     except StructureError:
         return None
-    levels = read_levels(captured, replace(inputs, holds_frames=True))
+    levels = read_levels(captured, replace(inputs, **held))
+    elsewhere = [at_another_size(read_at, factor, along=free) for factor in OTHER_SIZES]
     follows = follows_the_input(captured) and _follows(trial, captured, elsewhere)
     return (captured, levels, False) if follows and plausible(captured, levels, inputs) else None
 
@@ -248,14 +264,7 @@ def _with_some_sides(
     # of channels a forward takes one number, where they are not a side by another layout
     if not (free and holds) or (read_at.channels is not None and runs(read_at.channels)):
         return None
-    try:
-        captured = capture(trial.original, replace(read_at, holds=holds))
-    except StructureError:
-        return None
-    levels = read_levels(captured, inputs)
-    elsewhere = [at_another_size(read_at, factor, along=free) for factor in OTHER_SIZES]
-    follows = follows_the_input(captured) and _follows(trial, captured, elsewhere)
-    return (captured, levels, False) if follows and plausible(captured, levels, inputs) else None
+    return _holding(trial, inputs, read_at, free, holds=holds)
 
 
 def _freed(trial: Trial, captured: Capture, read_at: ExampleInputs) -> Iterator[Capture | None]:

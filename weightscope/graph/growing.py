@@ -20,7 +20,15 @@ from weightscope.adapters.symbols import (
     multiple,
 )
 from weightscope.graph.capture import Capture
-from weightscope.graph.nodes import argument, first_tensor, is_size, operator_of, root, tensor_of
+from weightscope.graph.nodes import (
+    argument,
+    first_tensor,
+    is_size,
+    numbers_in,
+    operator_of,
+    root,
+    tensor_of,
+)
 from weightscope.graph.operators import Operator, facts
 from weightscope.graph.pieces import windows
 from weightscope.graph.structure import ExampleInputs
@@ -114,10 +122,7 @@ def maps_of_signals(capture: Capture, images: Sequence[fx.Node]) -> FirstMaps | 
             if operator_of(node) != "aten::conv2d":
                 return None
     maps = [n for n in seen if (value := tensor_of(n)) is not None and value.dim() == 4]
-    if not maps:
-        return None
-    largest = max(maps, key=lambda n: math.prod(map(hint, n.meta["val"].shape)))
-    return FirstMaps(largest, frozenset(reached - made))
+    return FirstMaps(max(maps, key=numbers_in), frozenset(reached - made)) if maps else None
 
 
 def padded_together(capture: Capture, images: Sequence[fx.Node], dimensions: int) -> fx.Node | None:

@@ -171,7 +171,7 @@ def read_levels(capture: Capture, inputs: ExampleInputs) -> Levels:
     factor, pooled, told = _factors(capture, [*images, image], reader, queries)
     weights = set(capture.program.graph_signature.inputs_to_parameters)
     factor |= corrected(factor, told, images, reader, queries.answered, weights)
-    counts = live_nodes(capture) | set(images)  # what no output depends on makes no level
+    counts = live_nodes(capture.nodes) | set(images)  # what no output depends on makes no level
     factor = {node: value for node, value in factor.items() if node in counts}
     clusters = _cluster(factor.values())
     level = {node: clusters[value] for node, value in factor.items()}
@@ -264,10 +264,10 @@ def _positions(
     )
 
 
-def live_nodes(capture: Capture) -> frozenset[fx.Node]:
-    """The operations that an output depends on."""
+def live_nodes(nodes: Sequence[fx.Node]) -> frozenset[fx.Node]:
+    """The operations of a graph, in order, that an output depends on."""
     live: set[fx.Node] = set()
-    for node in reversed(capture.nodes):
+    for node in reversed(nodes):
         if node.op == "output" or any(user in live for user in node.users):
             live.add(node)
     return frozenset(live)

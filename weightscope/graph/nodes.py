@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ from torch import fx
 
 from weightscope.adapters import schemas
 from weightscope.adapters.boundary import BOUNDARY
+from weightscope.adapters.symbols import hint
 from weightscope.graph.operators import facts
 
 
@@ -45,6 +47,12 @@ def first_tensor(node: fx.Node) -> torch.Tensor | None:
     while isinstance(value, tuple | list) and value:
         value = value[0]
     return value if isinstance(value, torch.Tensor) else None
+
+
+def numbers_in(node: fx.Node) -> int:
+    """How many numbers the tensor that a node makes holds at the example's size; 0 without one."""
+    value = tensor_of(node)
+    return 0 if value is None else math.prod(map(hint, value.shape))
 
 
 def is_size(node: fx.Node) -> bool:

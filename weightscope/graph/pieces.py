@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor, fx
 
 from weightscope.adapters.symbols import grows, hint, is_symbolic, key
-from weightscope.graph.nodes import argument, operator_of, root, tensor_of
+from weightscope.graph.nodes import argument, numbers_in, operator_of, root, tensor_of
 from weightscope.graph.operators import REARRANGES, RESHAPES, facts
 
 SPLITS = tuple(
@@ -94,7 +94,8 @@ def _laid_over(nodes: Sequence[fx.Node]) -> Iterator[tuple[fx.Node, list[fx.Node
             if given is None:
                 continue
             halves = operator_of(user) in ("aten::slice", "aten::narrow")
-            if halves and abs(_size(given) / max(1, _size(user)) - len(wholes)) < _ROUGHLY:
+            times = numbers_in(given) / max(1, numbers_in(user))
+            if halves and abs(times - len(wholes)) < _ROUGHLY:
                 backs.append(user)
             else:
                 inside.add(user)
@@ -116,11 +117,11 @@ def _cut_below(node: fx.Node) -> fx.Node | None:
         made = root(made.all_input_nodes[0])
     cut = _cut_from(made) if made is not root(node) else None
     source = None if cut is None else made.all_input_nodes[0]
-    most = source is not None and 1 < 2 * _size(made) / max(1, _size(source)) < 2
+    most = source is not None and 1 < 2 * numbers_in(made) / max(1, numbers_in(source)) < 2
     if source is None or not most or not grows(_side(source, cut)):
         return None
     whole = root(source)
-    while (given := _cut_from(whole)) is not None and _size(given[0]) == _size(whole):
+    while (given := _cut_from(whole)) is not None and numbers_in(given[0]) == numbers_in(whole):
         whole = given[0]  # ``x[:, :, a:b]`` takes all along the first axes
     return whole
 
@@ -128,11 +129,6 @@ def _cut_below(node: fx.Node) -> fx.Node | None:
 def _side(node: fx.Node, cut: tuple[fx.Node, int] | None) -> Any:
     value = tensor_of(node)
     return value.shape[cut[1]] if value is not None and cut is not None else 1
-
-
-def _size(node: fx.Node) -> int:
-    value = tensor_of(node)
-    return 0 if value is None else math.prod(map(hint, value.shape))
 
 
 def parts_of_batches(
@@ -285,9 +281,7 @@ def _takes_apart(node: fx.Node, columns: fx.Node) -> bool:
 
 
 def _holds_as_many(node: fx.Node, columns: fx.Node) -> bool:
-    values = [tensor_of(n) for n in (node, columns)]
-    first, second = (math.prod(map(hint, v.shape)) if v is not None else 0 for v in values)
-    return first == second
+    return numbers_in(node) == numbers_in(columns)
 
 
 def windows(nodes: Sequence[fx.Node], side: str) -> set[tuple[int, int]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import math
 import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from weightscope.errors import InputError, StructureError, UnknownLayerError, ke
 from weightscope.graph.capture import Capture
 from weightscope.graph.growing import works_on_pieces
 from weightscope.graph.levels import Levels, live_nodes
-from weightscope.graph.nodes import is_size, operator_of, raises, tensor_of
+from weightscope.graph.nodes import is_size, numbers_in, operator_of, raises, tensor_of
 from weightscope.graph.operators import SAMPLES, facts
 from weightscope.graph.structure import Place, Role, Stage
 from weightscope.showing import counted
@@ -65,7 +64,7 @@ def place(capture: Capture, levels: Levels, model: nn.Module) -> Placement:
     none, but feeds something deeper that has none either. skip: neither. head: the last kernels
     before the outputs and what follows them, unless these kernels upsample or lie in the encoder.
     """
-    live = live_nodes(capture)
+    live = live_nodes(capture.nodes)
     parameters = parameter_nodes(capture.program, model)
     places = _by_ancestry(capture, levels.level)
     for node in _deepest_of_parts(places, levels):
@@ -213,8 +212,8 @@ def _enlarges_first(capture: Capture, placement: Placement) -> bool:
             continue
         if facts(operator_of(node)).kernel:
             return raises(node)
-        given = [_numbers(n) for n in node.all_input_nodes]
-        if raises(node) or _numbers(node) > max(given, default=_numbers(node)):
+        given = [numbers_in(n) for n in node.all_input_nodes]
+        if raises(node) or numbers_in(node) > max(given, default=numbers_in(node)):
             return True
     return False
 
@@ -245,16 +244,10 @@ def _only_laid_out(node: fx.Node) -> bool:
     """Whether a map holds what a table that kernels made does, brought to another shape."""
     while (value := tensor_of(node)) is not None and value.dim() > 2:
         sources = [n for n in node.all_input_nodes if tensor_of(n) is not None]
-        if len(sources) != 1 or _numbers(sources[0]) != _numbers(node):
+        if len(sources) != 1 or numbers_in(sources[0]) != numbers_in(node):
             return False
         node = sources[0]
     return value is not None and _has_kernel(node)
-
-
-def _numbers(node: fx.Node) -> int:
-    """How many numbers a tensor holds at the example's size."""
-    value = tensor_of(node)
-    return 0 if value is None else math.prod(map(hint, value.shape))
 
 
 def _has_kernel(node: fx.Node) -> bool:

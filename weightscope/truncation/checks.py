@@ -436,9 +436,11 @@ def _same_output(variant: Variant, twin: Callable[..., Any], exactly: bool = Tru
     with torch.no_grad(), SameDraws():
         found, expected = called(module, args, kwargs), called(twin, args, kwargs)
         pairs = zip(pytree.tree_tensors(found), pytree.tree_tensors(expected), strict=True)
-    near = 0.0 if exactly else 1.0
+    rtol, atol = (0.0, 0.0) if exactly else (1e-4, 1e-5)
     for x, y in pairs:
-        if not torch.allclose(x, y, rtol=near * 1e-4, atol=near * 1e-5, equal_nan=True):
+        if x.shape != y.shape:
+            return f"outputs are {tuple(x.shape)} and {tuple(y.shape)}"
+        if not torch.allclose(x, y, rtol=rtol, atol=atol, equal_nan=True):
             return f"outputs differ by {float((x - y).abs().max()):.3g}"
     return ""
 

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from torch import Tensor, fx, nn
 
 from weightscope.adapters.regions import is_without_autograd
+from weightscope.graph.levels import live_nodes
 from weightscope.graph.nodes import operator_of
 from weightscope.graph.structure import Cut, Structure
 
@@ -43,11 +44,7 @@ def of_training_alone(structure: Structure) -> frozenset[str]:
     if structure.modes_agree:
         return frozenset()
     names = structure.program.graph_signature.inputs_to_parameters
-    live: set[fx.Node] = set()
-    for node in reversed(structure.program.graph.nodes):
-        if node.op == "output" or any(user in live for user in node.users):
-            live.add(node)
-    model = structure.model
+    live, model = live_nodes([*structure.program.graph.nodes]), structure.model
     read = {id(model.get_parameter(names[n.name])) for n in live if n.name in names}
     unread = (name for name, parameter in model.named_parameters() if id(parameter) not in read)
     return frozenset(unread).difference(structure.dead_parameters)
