@@ -398,7 +398,7 @@ by a window of 49. Of smalldiffusion's Unet one legal depth is refused. Mended s
 are made objects of a class of one's own, what may be left out, one large window, padded maps with
 about as many channels as positions a side, patches that are merged, and halves of halves, which
 makes six of these right. MoisesLight was refused with the reason that our truth asks for, since
-samples are guessed; now it is read on that spectrogram, and two of its four depths do not build.
+samples are guessed; now it is read on that spectrogram, and all four of its depths build.
 
 The eleventh, ten networks of ten packages, came out at 60 %: 6. Of a U-net for thick slices, which
 takes only sizes that are four more than multiples of eight, no example was guessed. Two that look
