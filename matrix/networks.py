@@ -35,6 +35,7 @@ from matrix import (
     held_back_third,
     held_back_thirteenth,
     held_back_twelfth,
+    held_back_twentieth,
 )
 from matrix.kinds import KINDS
 from matrix.more import MORE, nnunet_builder
@@ -513,6 +514,7 @@ for _name, _entry in {
     **held_back_seventeenth.HELD_BACK_SEVENTEENTH,
     **held_back_eighteenth.HELD_BACK_EIGHTEENTH,
     **held_back_nineteenth.HELD_BACK_NINETEENTH,
+    **held_back_twentieth.HELD_BACK_TWENTIETH,
 }.items():
     _registry.add(_name, _entry.requires, _entry.build, **_entry.settings)
 
@@ -542,5 +544,6 @@ TRUTHS: Mapping[str, Truth] = {
     **{name: entry.truth for name, entry in held_back_seventeenth.HELD_BACK_SEVENTEENTH.items()},
     **{name: entry.truth for name, entry in held_back_eighteenth.HELD_BACK_EIGHTEENTH.items()},
     **{name: entry.truth for name, entry in held_back_nineteenth.HELD_BACK_NINETEENTH.items()},
+    **{name: entry.truth for name, entry in held_back_twentieth.HELD_BACK_TWENTIETH.items()},
 }
 """The truth about every network, by name."""
