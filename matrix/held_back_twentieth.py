@@ -3160,10 +3160,13 @@ HELD_BACK_TWENTIETH: Mapping[str, Entry] = {
         "",
         ZoomNet,
         Truth(HALVES, _ZOOMED, ALL),
-        {"size": (96, 96), "other": (192, 288), "given": True, "arrange": _three_sizes},
+        {"size": (192, 192), "other": (192, 288), "given": True, "arrange": _three_sizes},
     ),
     "by hand: MINet": Entry(
-        "", MINet, Truth(SIXTY_FOURTH, _exchanged(), (1, 2, 3, 4, 5, 6)), {"other": (128, 192)}
+        "",
+        MINet,
+        Truth(SIXTY_FOURTH, _exchanged(), (1, 2, 3, 4, 5, 6)),
+        {"size": (128, 128), "other": (128, 192)},
     ),
     "by hand: SurfaceNet": Entry(
         "",
