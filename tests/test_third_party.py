@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import warnings
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import torch
 from matrix.compare import disagreements
 from matrix.exercise import graph_failures, variant_failures
 from matrix.networks import NETWORKS, TRUTHS, Network
+from weightscope.copies import deep_copy
 from weightscope.cost import count_costs
 from weightscope.graph import Structure, read_structure, rebuild
 from weightscope.statistics import measure_model
@@ -58,7 +58,7 @@ def test_network_is_read_rightly_and_every_legal_depth_runs(name: str) -> None:
     for proposal in proposals(structure):
         variant = proposal.build("pool" if proposal.refusal else "light")
         assert variant_failures(variant, network, thorough=False) == ()
-    assert graph_failures(copy.deepcopy(structure.model), rebuild(structure), network) == ()
+    assert graph_failures(deep_copy(structure.model), rebuild(structure), network) == ()
 
 
 @pytest.mark.slow

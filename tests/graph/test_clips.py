@@ -148,6 +148,63 @@ def test_frames_among_the_channels_are_resized_at_their_level() -> None:
         assert variant(x).shape == x.shape
 
 
+class DepthsOfViews(nn.Module):
+    """Costs of some depths of a scene that several cameras see: volumes of one map for each."""
+
+    def __init__(self, *, given: bool) -> None:
+        super().__init__()
+        self.given = given
+        self.features = nn.Sequential(nn.Conv2d(3, 4, 3, 2, 1), nn.ReLU(), nn.Conv2d(4, 4, 3, 2, 1))
+        self.top, self.down = nn.Conv3d(4, 4, 3, padding=1), nn.Conv3d(4, 8, 3, 2, 1)
+        self.up = nn.ConvTranspose3d(8, 4, 3, 2, 1, output_padding=1)
+        self.costs = nn.Conv3d(4, 1, 3, padding=1)
+
+    def forward(self, views: Tensor, depths: Tensor | None = None) -> Tensor:
+        if depths is None:
+            depths = torch.linspace(1, 2, 8).expand(len(views), 8)
+        maps = [self.features(view) for view in torch.unbind(views, 1)]
+        squared = total = torch.zeros_like(maps[0]).unsqueeze(2)
+        for one in maps:
+            seen = self.at_depths(one, depths)
+            total, squared = total + seen, squared + seen**2
+        top = self.top(squared / len(maps) - (total / len(maps)) ** 2).relu()
+        costs = self.costs(top + self.up(self.down(top).relu())).squeeze(1)
+        return (costs.softmax(1) * depths[..., None, None]).sum(1)
+
+    def at_depths(self, one: Tensor, depths: Tensor) -> Tensor:
+        batch, channels, height, width = one.shape
+        y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+        at = torch.stack([x / (width - 1), y / (height - 1)], -1).to(one).flatten(0, 1) * 2 - 1
+        at = at[None, None] * depths[..., None, None]
+        at = at.view(batch, depths.shape[1] * height, width, 2)
+        seen = nn.functional.grid_sample(one, at, align_corners=True)
+        return seen.view(batch, channels, depths.shape[1], height, width)
+
+
+@pytest.mark.parametrize("views", [3, 5])
+@pytest.mark.parametrize("given", [True, False])
+def test_depths_that_are_looked_for_in_views_are_no_frames(given: bool, views: int) -> None:
+    torch.manual_seed(0)
+    model = DepthsOfViews(given=given).eval()
+
+    def call(height: int, width: int, depths: int = 8) -> tuple[Tensor, ...]:
+        scene = torch.randn(1, views, 3, height, width)
+        return (scene, torch.linspace(1, 2, depths)[None]) if given else (scene,)
+
+    structure = read_structure(model, call(32, 64))
+    assert structure.inputs.layout == "NTCHW"
+    assert structure.reductions == ((1, 1), (2, 2), (4, 4), (8, 8))
+    places = {layer: stage.name for stage in structure.stages for layer in stage.layers}
+    assert (places["top"], places["down"], places["up"]) == ("encoder 2", "bottleneck", "decoder 2")
+    (cut,) = structure.cuts
+    assert cut.keep_levels == 3
+    small = build(structure, make_plan(structure, cut, width=4)).module.eval()
+    assert small(*call(64, 32)).shape == (1, 16, 8)
+    if given:
+        with pytest.raises(InputError, match=r"depths is 16 long along axis 1, and .* read at 8"):
+            small(*call(64, 32, depths=16))
+
+
 class FramesFirst(nn.Module):
     """Takes (batch, frames, channels, height, width), and has fewer frames below."""
 

@@ -466,3 +466,58 @@ def test_a_length_at_which_something_else_is_done_is_read_as_it_is() -> None:
     torch.testing.assert_close(graph(signal), model(signal))
     with pytest.raises(InputError, match="example_inputs= of the size that you use"):
         graph(signal[..., :-1])
+
+
+class AnswersInOneSize(UNet):
+    """Resizes what it says to a size of its own; or sums over all places, as key points do."""
+
+    def __init__(self, *, sums: bool) -> None:
+        super().__init__()
+        self.sums = sums
+
+    def meet(self, x: Tensor, skip: Tensor) -> Tensor:
+        return torch.cat([x, skip], 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = super().forward(x)
+        if not self.sums:
+            return F.interpolate(y, size=(48, 40), mode="bilinear")
+        weights = y.flatten(2).softmax(-1).unflatten(-1, y.shape[2:])
+        of_each = [(weights * x.roll(shift, 2)).sum((2, 3)) for shift in range(4)]
+        return torch.stack(of_each, -1).view(len(x), 1, 2, 2)
+
+
+@pytest.mark.parametrize("sums", [False, True])
+def test_answers_of_one_size_hold_no_size_of_what_goes_in(sums: bool) -> None:
+    torch.manual_seed(0)
+    structure = read_structure(AnswersInOneSize(sums=sums).eval())
+    assert structure.sizes == "symbolic"
+    assert structure.reductions == ((1, 1), (2, 2), (4, 4))
+    own = (2, 2) if sums else (48, 40)
+    for cut in structure.cuts:
+        small = build(structure, make_plan(structure, cut, width=4)).module.eval()
+        assert small(torch.randn(2, 1, 64, 96)).shape == (2, 1, *own)
+
+
+class TurnsByMatrices(UNet):
+    """Joins what it sees turned by matrices, of which each image has some."""
+
+    def meet(self, x: Tensor, skip: Tensor) -> Tensor:
+        return torch.cat([x, skip], 1)
+
+    def forward(self, x: Tensor, turns: Tensor) -> Tensor:
+        rows, columns = (torch.linspace(-1, 1, side).to(x) for side in x.shape[2:])
+        grid = torch.stack([columns.expand(len(rows), -1), rows[:, None].expand(-1, len(columns))])
+        places = torch.einsum("bkij,jhw->bkhwi", torch.inverse(turns), grid).mean(1)
+        return super().forward(x + F.grid_sample(x, places, align_corners=True))
+
+
+def test_matrices_beside_an_image_are_no_image() -> None:
+    torch.manual_seed(0)
+    turns = torch.eye(2) + 0.1 * torch.randn(1, 3, 2, 2)
+    structure = read_structure(TurnsByMatrices().eval(), (torch.randn(1, 1, 64, 64), turns))
+    assert structure.sizes == "symbolic"
+    assert structure.reductions == ((1, 1), (2, 2), (4, 4))
+    for cut in structure.cuts:
+        small = build(structure, make_plan(structure, cut, width=4)).module.eval()
+        assert small(torch.randn(1, 1, 64, 96), turns).shape == (1, 1, 64, 96)

@@ -169,6 +169,7 @@ TOYS: dict[str, Callable[[Y], Y]] = {
     "pixel_unshuffle": lambda y: F.pixel_unshuffle(y, 2),
     "im2col and back": lambda y: F.fold(F.unfold(y, 3, padding=1), y.shape[-2:], 3, padding=1),
     "im2col, mixed": _patches,
+    "unfold": lambda y: F.pad(y, (1, 1)).unfold(3, 3, 1).mean(-1),
     "roll": _rolled,
     "pad": lambda y: F.pad(y, (2, 0, 1, 0)) + F.pad(y, (0, 2, 0, 1)),
     "reflection_pad2d": lambda y: F.conv2d(F.pad(y, (1, 1, 1, 1), mode="reflect"), WEIGHT),

@@ -573,6 +573,8 @@ def _dynamic_shapes(
         held = {channels} if value.dim() > 2 else set()
         if sides:
             held |= {inputs.held, *inputs.holds}
+        elif inputs.holds_others:
+            held = set(range(1, value.dim()))
         return {axis: free(place, axis) for axis in vary if axis not in held} or None
 
     args, kwargs = pytree.tree_map(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -195,7 +196,8 @@ def at_all_sizes(
     levels = read_levels(captured, inputs)
     clips = (SOME_MORE,) * (inputs.dimensions == 3)
     others = [at_another_size(read_at, factor) for factor in (*OTHER_SIZES, *clips)]
-    follows = plausible(captured, levels, inputs) and _follows(trial, captured, others)
+    one_size = partial(_answers_in_one_size, trial, read_at, others)
+    follows = plausible(captured, levels, inputs, one_size) and _follows(trial, captured, others)
     if follows and follows_the_input(captured):
         return captured, levels, False
     for free in _freed(trial, captured, read_at):
@@ -203,7 +205,7 @@ def at_all_sizes(
             freed = read_levels(free, inputs)
             # multiples are traced at another size than the example's, which has to be one of them
             elsewhere = [read_at] if free.unit else others
-            if plausible(free, freed, inputs) and _follows(trial, free, elsewhere):
+            if plausible(free, freed, inputs, one_size) and _follows(trial, free, elsewhere):
                 return free, freed, False
     held = None
     if not follows:
@@ -244,7 +246,9 @@ def _holding(
     levels = read_levels(captured, replace(inputs, **held))
     elsewhere = [at_another_size(read_at, factor, along=free) for factor in OTHER_SIZES]
     follows = follows_the_input(captured) and _follows(trial, captured, elsewhere)
-    return (captured, levels, False) if follows and plausible(captured, levels, inputs) else None
+    one_size = partial(_answers_in_one_size, trial, read_at, elsewhere)
+    follows = follows and plausible(captured, levels, inputs, one_size)
+    return (captured, levels, False) if follows else None
 
 
 def _with_some_sides(
@@ -300,6 +304,16 @@ def _takes_only_squares(trial: Trial, inputs: ExampleInputs) -> bool:
         return False
     higher = at_another_size(inputs, along=inputs.space[:1])
     return trial.error(higher.args, higher.kwargs) is not None
+
+
+def _answers_in_one_size(
+    trial: Trial, inputs: ExampleInputs, others: Iterable[ExampleInputs]
+) -> bool:
+    """Whether the model returns the same sizes for images of another one."""
+    made = (trial.shapes(other) for other in others)
+    elsewhere = next((shapes for shapes in made if shapes is not None), None)
+    own = trial.shapes(inputs)
+    return own is not None and elsewhere is not None and elsewhere[-1] == own[-1]
 
 
 def _follows(trial: Trial, captured: Capture, others: Iterable[ExampleInputs]) -> bool:

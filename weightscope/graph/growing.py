@@ -20,6 +20,7 @@ from weightscope.adapters.symbols import (
     multiple,
 )
 from weightscope.graph.capture import Capture
+from weightscope.graph.layouts import alike
 from weightscope.graph.nodes import (
     argument,
     first_tensor,
@@ -224,10 +225,11 @@ def has_maps_of_slices(capture: Capture) -> bool:
 def strides_over_frames(capture: Capture, inputs: ExampleInputs) -> bool:
     """Whether kernels take fewer of a clip's frames, as along a side of an image.
 
-    Several are left: of one, what comes before was joined to an image.
+    Several are left: of one, what comes before was joined to an image. What else lies along the
+    first side of a volume (depths that are looked for in images) is none of the frames.
     """
     rank = inputs.dimensions + 3
-    if inputs.frames is None:
+    if inputs.frames is None or has_volumes_of_maps(capture, inputs):
         return False
     for node in capture.nodes:
         value, stride = tensor_of(node), argument(node, "stride")
@@ -237,6 +239,50 @@ def strides_over_frames(capture: Capture, inputs: ExampleInputs) -> bool:
         if first != 1 and hint(value.shape[2]) > 1:
             return True
     return False
+
+
+def has_volumes_of_maps(capture: Capture, inputs: ExampleInputs) -> bool:
+    """Whether volumes are maps one behind the other: the costs of so many disparities or depths.
+
+    Of clips, those are volumes of frames; the first that kernels work on tells it, where its
+    first side is not the frames.
+    """
+    images = [n.meta["val"].shape for n in image_inputs(capture)]
+    rank = inputs.dimensions + 3
+    if inputs.frames is None:
+        return any(len(shape) == rank - 1 for shape in images)
+    frames = [shape[inputs.frames] for shape in images if len(shape) == rank]
+    kernels = (n for n in capture.nodes if facts(operator_of(n)).kernel and n.all_input_nodes)
+    given = (tensor_of(node.all_input_nodes[0]) for node in kernels)
+    first = next((value for value in given if value is not None and value.dim() == rank), None)
+    return first is not None and not any(_is_made_of(first.shape[2], t) for t in frames)
+
+
+def has_volumes_along_others(nodes: Iterable[fx.Node], dimensions: int) -> bool:
+    """Whether kernels work on volumes as deep as an input beside the images is long.
+
+    Args:
+        nodes: Of a graph, its placeholders among them.
+        dimensions: How many of a volume's sides are sides of an image.
+    """
+    images: set[str] = set()
+    for node in nodes:
+        value = tensor_of(node)
+        if node.op == "placeholder" and node.meta.get("space") and value is not None:
+            images |= free_symbols(value.shape)
+        if value is None or value.dim() != dimensions + 3 or not facts(operator_of(node)).kernel:
+            continue
+        depth = free_symbols([value.shape[2]])
+        if depth and not depth & images:
+            return True
+    return False
+
+
+def _is_made_of(side: Any, frames: Any) -> bool:
+    """Whether a side of a volume may be a clip's frames, of which some may have been taken."""
+    if is_symbolic(frames):
+        return bool(free_symbols([side]) & free_symbols([frames]))
+    return not is_symbolic(side) and (side <= frames or alike(frames, side))
 
 
 def takes_slices_apart(capture: Capture, image: fx.Node) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
 
@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from weightscope.adapters import pytree
-from weightscope.adapters.symbols import is_symbolic
+from weightscope.adapters.symbols import hint, is_symbolic
 from weightscope.errors import InputError, keyword
 from weightscope.graph.structure import SPATIAL, ExampleInputs, Structure
 
@@ -21,6 +21,7 @@ _CONVOLUTIONS = (torch.conv1d, torch.conv2d, torch.conv3d)
 _OF_VOLUMES = (torch.conv3d, F.max_pool3d, F.avg_pool3d)
 # a convolution's input and the image differ by padding and cropping at most
 _SAME_SIZE = (0.8, 1.5)
+_LARGEST_MATRIX = 3  # 4 x 4 may be the deepest map of an image of 64 x 64 that is given beside it
 
 
 def letters_of(layout: str) -> str:
@@ -83,18 +84,28 @@ class FirstLayer(TorchFunctionMode):
         given: Shape of its input, and number of its spatial dimensions, 0 of a linear layer; None
             before it ran.
         ids: Shape of what the first table of vectors is asked for; None where it was not.
-        halves_depth: Whether volumes get half as deep or less: what a first layer sees as slices
-            is then a dimension as the others, and no row of frames.
+        halved: How deep the first volume is that gets half as deep or less: what a first layer
+            sees as slices of it is then a dimension as the others, and no row of frames.
     """
 
     given: tuple[tuple[int, ...], int] | None = None
     ids: tuple[int, ...] | None = None
-    halves_depth = False
+    halved: int | None = None
 
-    @property
-    def of_slices(self) -> bool:
-        """Whether it is given the slices of volumes one by one."""
-        return self.halves_depth and self.given is not None and self.given[1] == 2
+    def of_slices(self, shapes: Iterable[Sequence[int]]) -> bool:
+        """Whether it is given the slices of volumes one by one.
+
+        A volume that is made of images, one beside the other for each of some depths that are
+        looked for, is as deep as these are many, not as the images are.
+
+        Args:
+            shapes: Of the inputs.
+        """
+        if self.halved is None or self.given is None or self.given[1] != 2:
+            return False
+        read = [(shape, infer_layout(shape, self.given)) for shape in shapes]
+        frames = [frames_of(shape, layout) for shape, layout in read if "T" in layout]
+        return not frames or any(alike(size, self.halved) for size in frames)
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
@@ -111,7 +122,9 @@ class FirstLayer(TorchFunctionMode):
             self.given = (shape, 0) if len(shape) > 2 else None
         made = func(*args, **(kwargs or {}))
         if func in _OF_VOLUMES and args and isinstance(made, Tensor) and made.dim() == 5:
-            self.halves_depth |= 1 < made.shape[2] <= args[0].shape[2] / 2
+            depth = int(args[0].shape[2])
+            if self.halved is None and 1 < made.shape[2] <= depth / 2:
+                self.halved = depth
         return made
 
 
@@ -417,11 +430,18 @@ def images_of(inputs: ExampleInputs) -> list[torch.Tensor]:
         if not any(
             tensor.shape[axis] == 1 < n for axis, n in zip(inputs.space, longest, strict=True)
         )
+        and not (_is_matrix(tensor, inputs) and min(longest) > _LARGEST_MATRIX)
     ]
     ranked = whole or ranked
     if not ranked or not holds_ids(ranked[0]):
         return ranked
     return [tensor for tensor in ranked if holds_ids(tensor)]
+
+
+def _is_matrix(tensor: torch.Tensor, inputs: ExampleInputs) -> bool:
+    """Whether a tensor has two sides of two or three: the derivatives of a place, a rotation."""
+    sides = [hint(tensor.shape[axis]) for axis in inputs.space]
+    return len(sides) == 2 and all(1 < side <= _LARGEST_MATRIX for side in sides)
 
 
 def steps_of(structure: Structure) -> tuple[float, ...]:
@@ -447,6 +467,8 @@ def sides_of(value: Any, inputs: ExampleInputs) -> tuple[int, ...]:
         return ()
     images = images_of(inputs)
     if images and holds_ids(images[0]) and not holds_ids(value):
+        return ()
+    if _is_matrix(value, inputs) and not any(_is_matrix(image, inputs) for image in images):
         return ()
     return tuple(
         axis

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -41,9 +41,7 @@ def with_lengths(structure: Structure, trial: Trial, *, copies: bool = False) ->
         if at is None or meta.get("space") or not isinstance(meta.get("val"), Tensor):
             continue
         for axis in _held(meta["val"]):
-            longer = partial(_longer, at=at, axis=axis)
-            more = longer(inputs)
-            if trial.error(more.args, more.kwargs) is not None:
+            if (longer := _taken(trial, inputs, at, axis)) is None:
                 continue
             if not holds_at(structure, longer, copies=copies):
                 held = meta.setdefault("lengths", {})
@@ -62,10 +60,25 @@ def _held(value: Tensor) -> Iterator[int]:
     return (axis for axis, size in sizes if not is_symbolic(size) and size)
 
 
-def _longer(inputs: ExampleInputs, at: int, axis: int) -> ExampleInputs:
-    """A call with the first entry of one of its tensors once more along an axis."""
+def _taken(
+    trial: Trial, inputs: ExampleInputs, at: int, axis: int
+) -> Callable[[ExampleInputs], ExampleInputs] | None:
+    """How the forward takes one of its tensors longer: by one, or twice as long; None if neither.
+
+    Depths that are halved and doubled again are even in number.
+    """
+    for more in (1, int(pytree.tree_leaves((inputs.args, dict(inputs.kwargs)))[at].shape[axis])):
+        longer = partial(_longer, at=at, axis=axis, more=more)
+        call = longer(inputs)
+        if trial.error(call.args, call.kwargs) is None:
+            return longer
+    return None
+
+
+def _longer(inputs: ExampleInputs, at: int, axis: int, more: int) -> ExampleInputs:
+    """A call with the first entries of one of its tensors once more along an axis."""
     leaves, spec = pytree.tree_flatten((inputs.args, dict(inputs.kwargs)))
     value: Any = leaves[at]
-    leaves[at] = torch.cat([value, value.narrow(axis, 0, 1)], axis)
+    leaves[at] = torch.cat([value, value.narrow(axis, 0, more)], axis)
     args, kwargs = pytree.tree_unflatten(leaves, spec)
     return replace(inputs, args=args, kwargs=kwargs)

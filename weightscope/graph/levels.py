@@ -6,7 +6,7 @@ See ``docs/decisions/levels.md`` for what a level is.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -28,6 +28,7 @@ from weightscope.graph.growing import (
     follows_the_input,
     growing_sides,
     has_maps_of_slices,
+    has_volumes_of_maps,
     image_inputs,
     maps_of_signals,
     padded_together,
@@ -93,17 +94,28 @@ class Levels:
     projected: int | None = None
 
 
-def plausible(capture: Capture, levels: Levels, inputs: ExampleInputs) -> bool:
+def plausible(
+    capture: Capture, levels: Levels, inputs: ExampleInputs, answers_in_one_size: Callable[[], bool]
+) -> bool:
     """Whether the graph follows the image's size as it claims.
 
     Where a forward turns a size into a number (``int(tokens**0.5)``, a vector of fixed length), the
     graph claims to follow the input and does not: read at a large input, results are empty, a level
     holds less than one position at the example's size, or an output has one size for every input.
+
+    Args:
+        capture: The graph.
+        levels: Its levels.
+        inputs: How the model is called.
+        answers_in_one_size: Whether the model itself returns one size for every input, as one does
+            whose last step resizes to a size of its own, or takes sums over all positions.
     """
+    fixed = _maps_of_fixed_size(capture, inputs)
+    free = levels.counted_from == "resized" or not _output_is_fixed(capture, inputs)
     return (
         not levels.empty
-        and (levels.counted_from == "resized" or not _output_is_fixed(capture, inputs))
-        and (len(levels.reductions) > 1 or not _maps_of_fixed_size(capture, inputs))
+        and (len(levels.reductions) > 1 or not fixed)
+        and (free or (not fixed and answers_in_one_size()))
         and all(
             part <= 2 * whole
             for step in levels.reductions
@@ -259,6 +271,7 @@ def _positions(
         small,
         large,
         across=(counted.projected or 0) if slices else None,
+        volumes=has_volumes_of_maps(capture, inputs),
         whole=counted.whole,
         before=counted.before,
     )

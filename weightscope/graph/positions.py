@@ -63,6 +63,7 @@ class Positions:
         large: Probe,
         *,
         across: int | None = None,
+        volumes: bool = False,
         whole: fx.Node | None = None,
         before: Collection[fx.Node] = (),
     ) -> None:
@@ -79,7 +80,7 @@ class Positions:
         self.positions = math.prod(self.sizes)
         self.growth = self.positions / math.prod(self.small_sizes)
         self.across, slices = across or 0, across is not None
-        self.slices = slices
+        self.slices, self.volumes = slices, volumes and not slices
         held = [a == b for a, b in zip(self.small_sizes, self.sizes, strict=True)]
         # where slices are counted, their number lies outside of what is counted
         self.borders = Borders([fixed and not slices for fixed in held])
@@ -180,9 +181,10 @@ class Positions:
     def of_samples(self, node: fx.Node, factor: Mapping[fx.Node, float]) -> float | None:
         """P_input / P where each position of a map looks at places of it: that of the map.
 
-        All look at one place, with the map repeated in the batch for more; or positions lie along
-        one axis, and their places along the other; or positions lie in the batch, each with a map
-        of its own and a window of one size that it looks at. None where that is not so.
+        All look at one place, with the map repeated in the batch for more, or maps of places lie
+        one below the other (one for each depth); or positions lie along one axis, and their places
+        along the other; or positions lie in the batch, each with a map of its own and a window of
+        one size that it looks at. None where that is not so.
         """
         value, sampled = first_tensor(node), node.all_input_nodes[0]
         given = first_tensor(sampled)
@@ -192,7 +194,8 @@ class Positions:
         around = math.prod(own) in sides and min(sides) > 1
         of_each = grows(value.shape[0]) and not any(map(is_symbolic, value.shape[1:]))
         of_each &= self._stack(value) % math.prod(own) == 0
-        return factor.get(sampled) if own == sides or around or of_each else None
+        below = own[1:] == sides[1:] and sides[0] % max(1, own[0]) == 0
+        return factor.get(sampled) if own == sides or below or around or of_each else None
 
     def factor(self, node: fx.Node, *, pooled: bool) -> float | Global | None:
         """P_input / P; GLOBAL where the result is; None where the layout is unknown.
@@ -260,9 +263,10 @@ class Positions:
 
     def _is_volume_of_maps(self, value: torch.Tensor) -> bool:
         """Whether maps lie one behind the other, as the costs of so many disparities."""
-        alone = self.rank == self.dimensions + 2 and not self.slices
-        behind = alone and value.dim() == self.dimensions + 3 and not is_symbolic(value.shape[2])
-        return behind and 0 not in self.large.shape(value)
+        if not self.volumes or value.dim() != self.dimensions + 3:
+            return False
+        own = free_symbols([value.shape[2]]) & free_symbols(self.shape)
+        return not own and 0 not in self.large.shape(value)
 
     def _of_input(self, after: float, value: torch.Tensor, batch: int) -> float | None:
         """The input's positions over those of a result; None of all places of so many slices.

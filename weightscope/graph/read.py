@@ -52,7 +52,11 @@ from weightscope.graph.coarsen import coarsen
 from weightscope.graph.cuts import read_cuts
 from weightscope.graph.fixed import fixed_in, values_note
 from weightscope.graph.gradients import hooked_modules
-from weightscope.graph.growing import image_inputs, strides_over_frames
+from weightscope.graph.growing import (
+    has_volumes_along_others,
+    image_inputs,
+    strides_over_frames,
+)
 from weightscope.graph.inputs import declared_inputs, passing, takes_no_more
 from weightscope.graph.layouts import images_of
 from weightscope.graph.lengths import with_lengths
@@ -138,6 +142,11 @@ def read_structure(
             read = partial(read, holds_frames=True)
             held = _answering(read, trial)
             structure = held if held.cuts else structure
+        if _has_volumes_along_others(structure):
+            held_others = replace(structure.inputs, holds_others=True)
+            held = _answering(partial(read, example_inputs=held_others), trial)
+            if held.cuts:
+                structure, read = held, partial(read, example_inputs=held_others)
         if (alone := _of_one_vector(structure)) is not None:
             read = partial(read, example_inputs=alone, holds_frames=False)
             held = _answering(partial(read, at_one_size=True), trial)
@@ -168,6 +177,15 @@ def _joins_frames(structure: Structure) -> bool:
     """
     clips = structure.inputs.frames is not None and structure.sizes == "symbolic"
     return clips and not structure.cuts
+
+
+def _has_volumes_along_others(structure: Structure) -> bool:
+    """Whether nothing can be cut, where a bottleneck would have any number of depths.
+
+    As many as are given beside the images: those at which a scene may lie.
+    """
+    inputs, nodes = structure.inputs, structure.program.graph.nodes
+    return not structure.cuts and has_volumes_along_others(nodes, inputs.dimensions)
 
 
 def _of_one_vector(structure: Structure) -> ExampleInputs | None:

@@ -42,6 +42,7 @@ class ExampleInputs:
         holds_frames: Whether clips are read with the example's number of frames alone, and volumes
             with its number of slices.
         holds: Axes of other sides along which images are read at the example's size alone.
+        holds_others: Whether what is given beside the images is read at the example's sizes alone.
     """
 
     args: tuple[Any, ...]
@@ -51,6 +52,7 @@ class ExampleInputs:
     layout: str = ""
     holds_frames: bool = False
     holds: tuple[int, ...] = ()
+    holds_others: bool = False
 
     @property
     def rank(self) -> int:
