@@ -6,7 +6,7 @@ import copy
 import functools
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -722,6 +722,22 @@ def _columns(width: int) -> Tensor:
     return torch.linspace(0, 1, width)
 
 
+def _cached(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """A decorator of somebody's own, which turns to a cached function where it is not compiled."""
+    kept = functools.lru_cache(maxsize=32)(function)
+
+    @functools.wraps(function)
+    def call(*args: Any) -> Tensor:
+        return function(*args) if torch.compiler.is_dynamo_compiling() else kept(*args)
+
+    return call
+
+
+@_cached
+def _spread(width: int) -> Tensor:
+    return torch.linspace(0, 1, width)
+
+
 class Table:
     """Grids by their width, as an object of its own keeps them."""
 
@@ -783,6 +799,9 @@ class Keeping(Plain):
     def of_a_function(self, x: Tensor) -> Tensor:
         return _columns(x.shape[-1])
 
+    def of_a_decorated_function(self, x: Tensor) -> Tensor:
+        return _spread(x.shape[-1])
+
     def of_an_object(self, x: Tensor) -> Tensor:
         return TABLE.get(x.shape[-1])
 
@@ -797,6 +816,7 @@ class Keeping(Plain):
         "of_the_module",
         "as_a_buffer",
         "of_a_function",
+        "of_a_decorated_function",
         "of_an_object",
     ],
 )

@@ -89,7 +89,7 @@ def _shared(model: nn.Module) -> list[Any]:
             found[id(held)] = held
             waiting.extend(vars(held).values())
         elif isinstance(held, FunctionType) and _foreign(held):
-            waiting.extend([vars(held), *(held.__defaults__ or ())])
+            waiting.extend([vars(held), *(held.__defaults__ or ()), *_kept_around(held)])
         elif _is_an_object(held):
             waiting.append(vars(held))
     return [*found.values()]
@@ -99,6 +99,17 @@ def _is_an_object(held: Any) -> bool:
     """Whether something is an object of a class of somebody's own, with attributes."""
     others = (nn.Module, torch.Tensor, type, ModuleType)
     return _foreign(type(held)) and not isinstance(held, others) and hasattr(held, "__dict__")
+
+
+def _kept_around(function: FunctionType) -> Iterator[Any]:
+    """What keeps results around a function: a decorator that turns to a cached one."""
+    for cell in function.__closure__ or ():
+        try:
+            held = cell.cell_contents
+        except ValueError:  # a name that is given nothing yet
+            continue
+        if type(held) is CACHED:
+            yield held
 
 
 def _namespaces(space: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
