@@ -41,6 +41,7 @@ from matrix.held_back_tenth import HELD_BACK_TENTH
 from matrix.held_back_third import HELD_BACK_THIRD
 from matrix.held_back_thirteenth import HELD_BACK_THIRTEENTH
 from matrix.held_back_twelfth import HELD_BACK_TWELFTH
+from matrix.held_back_twentieth import HELD_BACK_TWENTIETH
 from matrix.networks import NETWORKS, TRUTHS
 from matrix.page import is_right, outcome, reading_page, refused_rightly
 from matrix.records import Row
@@ -52,6 +53,7 @@ AGAIN = ROOT / "matrix" / "again.csv"
 PAGE = ROOT / "docs" / "matrix_reading.md"
 
 HELD = {
+    "Held back, twentieth": HELD_BACK_TWENTIETH,
     "Held back, nineteenth": HELD_BACK_NINETEENTH,
     "Held back, eighteenth": HELD_BACK_EIGHTEENTH,
     "Held back, seventeenth": HELD_BACK_SEVENTEENTH,

@@ -42,6 +42,7 @@ from matrix.held_back_tenth import HELD_BACK_TENTH
 from matrix.held_back_third import HELD_BACK_THIRD
 from matrix.held_back_thirteenth import HELD_BACK_THIRTEENTH
 from matrix.held_back_twelfth import HELD_BACK_TWELFTH
+from matrix.held_back_twentieth import HELD_BACK_TWENTIETH
 from matrix.networks import NETWORKS, TRUTHS
 from matrix.page import page
 from matrix.reading import COMMIT
@@ -102,6 +103,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         *HELD_BACK_SEVENTEENTH,
         *HELD_BACK_EIGHTEENTH,
         *HELD_BACK_NINETEENTH,
+        *HELD_BACK_TWENTIETH,
     )
     known = in_turn(name for name in NETWORKS if name not in last)
     names = [n for n in (*known, *last) if all(word in n for word in options.words)]
