@@ -1036,3 +1036,35 @@ def test_the_note_of_a_held_size_names_the_line_that_makes_a_number_of_it() -> N
     (note,) = read_structure(Counted().eval(), torch.rand(1, 1, 16, 16)).notes
     assert "read at 16 x any only" in note
     assert re.search(r"in test_fixed\.py, line \d+: `rows = .*range\(x\.shape\[2\]\)", note)
+
+
+class WindowsOfOneSize(nn.Module):
+    """Counts its images by its windows, at the one size that it takes (nnFormer)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.top, self.deep = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 16, 3, 2, 1)
+        self.mix, self.up = nn.Linear(16, 16), nn.Conv2d(24, 3, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        top = self.top(x)
+        below = self.deep(top).relu()
+        count, wide, height, width = below.shape
+        assert (height, width) == (16, 16), "of another size"
+        windows = below.permute(0, 2, 3, 1).reshape(count, 4, 4, 4, 4, wide).transpose(2, 3)
+        windows = self.mix(windows.reshape(-1, 16, wide))
+        images = int(windows.shape[0] / (height * width / 4 / 4))
+        below = windows.view(images, 4, 4, 4, 4, -1).transpose(2, 3)
+        below = below.reshape(images, height, width, -1).permute(0, 3, 1, 2)
+        return self.up(torch.cat([top, F.interpolate(below, scale_factor=2.0)], 1))
+
+
+def test_images_counted_by_windows_stay_free_at_one_size() -> None:
+    torch.manual_seed(0)
+    model = WindowsOfOneSize().eval()
+    structure = read_structure(model, torch.randn(1, 3, 32, 32))
+    assert structure.reductions == ((1, 1), (2, 2))
+    graph = rebuild(structure)
+    for count in (1, 2, 3):
+        x = torch.randn(count, 3, 32, 32)
+        torch.testing.assert_close(graph(x), model(x))

@@ -409,10 +409,11 @@ class _Tracer:
             self.names.free()
             self.reading.active = True
             self.rest = Rest(self.model)
+            leaves = pytree.tree_leaves((args, kwargs))
             if self.sizes == "symbolic":
-                leaves = pytree.tree_leaves((args, kwargs))
                 multiples = _multiples(leaves, self.inputs, self.unit, self.square)
                 in_multiples((leaves[n].shape[d], *dim) for (n, d), dim in multiples.items())
+            if self.sizes != "fixed":  # of the batch alone, too, numbers may be made
                 hooks.enter_context(self.budget.watching(leaves))
                 hooks.enter_context(whole_quotients(leaves))
 
