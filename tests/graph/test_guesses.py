@@ -623,3 +623,29 @@ def test_what_loops_over_positions_is_read_at_fewer(monkeypatch: pytest.MonkeyPa
         read_structure(OneByOne(), torch.rand(1, 3, 256, 256))
     small = read_structure(OneByOne(), torch.rand(1, 3, 64, 64))  # what the error says
     assert small.reductions == ((1.0, 1.0), (16.0, 16.0))
+
+
+class SlicesWithNeighbours(nn.Module):
+    """Sees each slice of a volume with the two beside it, as colours, then the volume."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.slices, self.top = nn.Conv2d(3, 4, 3, padding=1), nn.Conv3d(5, 4, 3, padding=1)
+        self.deep, self.up = nn.Conv3d(4, 8, 3, 2, 1), nn.Conv3d(12, 2, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        images, _, depth, height, width = x.shape
+        before = torch.cat([x[:, :, :1], x[:, :, :-1]], 2)
+        after = torch.cat([x[:, :, 1:], x[:, :, -1:]], 2)
+        three = torch.cat([before, x, after], 1).transpose(1, 2)
+        seen = self.slices(three.reshape(images * depth, 3, height, width))
+        seen = seen.reshape(images, depth, 4, height, width).transpose(1, 2)
+        top = self.top(torch.cat([x, seen], 1))
+        deep = F.interpolate(self.deep(top), scale_factor=2.0)
+        return self.up(torch.cat([top, deep], 1))
+
+
+def test_a_volume_whose_slices_are_seen_with_their_neighbours_is_found() -> None:
+    structure = read_structure(SlicesWithNeighbours())
+    assert structure.inputs.args[0].shape[:2] == (1, 1)
+    assert structure.reductions == ((1, 1, 1), (2, 2, 2))

@@ -391,9 +391,10 @@ def _channels(model: nn.Module) -> list[tuple[int, int]]:
     flat = [(2, count) for d, count in (*declared, *found[:1]) if d == 1 and pointwise]
     # images that the forward takes for clips of one frame
     clips = [(2, count) for d, count in found[:1] if d == 3]
-    # volumes that are taken slice by slice at first, or by kernels of slices along each axis
+    # volumes that are taken slice by slice at first, or by kernels of slices along each axis; three
+    # slices side by side may be the channels of an image
     solid = any(d == 3 for d, _ in found) or any(isinstance(m, _SOLID) for m in model.modules())
-    volumes = [(3, count) for d, count in found[:1] if d == 2 and solid]
+    volumes = [(3, n) for d, count in found[:1] if d == 2 and solid for n in (count, 1)]
     kinds = [
         *found[:1],
         *declared,
