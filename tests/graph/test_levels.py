@@ -1042,3 +1042,44 @@ def test_a_small_image_of_odd_size_has_the_reductions_of_a_large_one(size: int) 
 
     structure = read_structure(Deep(), torch.randn(1, 1, size, size))
     assert structure.reductions == tuple((2.0**level,) * 2 for level in range(7))
+
+
+class Woven(nn.Module):
+    """Goes to a half and back by a Haar transform, which writes into every other row and column."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.top, self.deep = nn.Conv2d(2, 4, 3, padding=1), nn.Conv2d(16, 16, 3, padding=1)
+        self.out = nn.Conv2d(4, 1, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.top(x).relu()
+        a, b, c, d = (y[:, :, i::2, j::2] / 2 for i in range(2) for j in range(2))
+        bands = torch.cat([a + b + c + d, b - a + d - c, c + d - a - b, a + d - b - c], 1)
+        low, across, along, both = self.deep(bands).relu().chunk(4, 1)
+        made = torch.zeros_like(y)
+        made[:, :, 0::2, 0::2] = low - across - along + both
+        made[:, :, 0::2, 1::2] = low + across - along - both
+        made[:, :, 1::2, 0::2] = low - across + along - both
+        made[:, :, 1::2, 1::2] = low + across + along + both
+        return self.out(y + made)
+
+
+class InTurn(nn.Module):
+    """Corrects an image twice, each time by a network that goes down and comes back up."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = Woven(), Woven()
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = x + self.first(torch.cat([x, x.flip(-1)], 1))
+        return y + self.second(torch.cat([y, x], 1))
+
+
+def test_a_network_of_blocks_that_go_down_has_their_levels() -> None:
+    torch.manual_seed(0)
+    structure = read_structure(InTurn().eval())
+    assert structure.reductions == ((1, 1), (2, 2))
+    (bottleneck,) = (stage for stage in structure.stages if stage.name == "bottleneck")
+    assert bottleneck.layers == ("first.deep", "second.deep")

@@ -212,7 +212,9 @@ def read_levels(capture: Capture, inputs: ExampleInputs) -> Levels:
         )
 
     parts = {name: found(inside, {}) for name, inside in parts_of(capture, level).items()}
-    return found(without_excursions(capture, level), parts)
+    shallow = without_excursions(capture, level)
+    # where all that goes down does so inside of blocks, these blocks are the network
+    return found(shallow if len({*shallow.values()}) > 1 else level, parts)
 
 
 @dataclass(frozen=True)
