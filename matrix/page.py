@@ -212,10 +212,10 @@ twenty lists that were read only when the work on the reader was done (`matrix/h
 `matrix/held_back_fourteenth.py`, `matrix/held_back_fifteenth.py`, `matrix/held_back_sixteenth.py`,
 `matrix/held_back_seventeenth.py`, `matrix/held_back_eighteenth.py`,
 `matrix/held_back_nineteenth.py`, `matrix/held_back_twentieth.py`); these stand here as they were
-first read. What is right about each was written down and committed before it was first read. Each was read with nothing but the
-model, except those whose layout must be seen on an example; its graph was run beside it in both
-modes, at two batch sizes and two image sizes, and had to give the same outputs bit by bit; every
-legal depth was built and counted on tensors without numbers. Here nothing is trained, saved and
+first read. What is right about each was written down and committed before it was first read. Each
+was read with nothing but the model, except those whose layout must be seen on an example; its graph
+was run beside it in both modes, at two batch sizes and two image sizes, and had to give the same
+outputs bit by bit; every legal depth was built and counted on tensors without numbers. Here nothing is trained, saved and
 loaded; the matrix does that. *s* is processor seconds, on a machine with other work on the same
 cores; *commit* is the one that a network was read on; *again* is what a network that was held back
 is read as later (`matrix/again.csv`).
@@ -227,9 +227,9 @@ that can be used of 215 names in an order that a seed drew. It came out at 35 %:
 95 % confidence), all cut at every legal depth. Four were refused wrongly: nnFormer, whose number of
 images is counted by its windows at the one size that it takes; H-DenseUNet, for which no example
 was found; XPDNet, whose measurements are complex, and GTCRN, whose bands are made by a linear layer,
-were called networks of one level. Of nine that were read wrongly, the levels of a network on
-three sizes of one image (ZoomNet), of a 3-D autoencoder, of two for time series (MICN, Informer) and
-of a U-Net before another one (KinD) were others; of MAU, MIRNet, DiffIR and MINet some layers had
+were called networks of one level. Of nine that were read wrongly, the levels of a network on three
+sizes of one image (ZoomNet), of a 3-D autoencoder, of two for time series (MICN, Informer) and of a
+U-Net before another one (KinD) were others; of MAU, MIRNet, DiffIR and MINet some layers had
 another role than we had written down, which the definitions leave open in part. No reading ended in
 a raw error. What was mended since stands under *again*.
 

@@ -1044,7 +1044,7 @@ def test_a_small_image_of_odd_size_has_the_reductions_of_a_large_one(size: int) 
     assert structure.reductions == tuple((2.0**level,) * 2 for level in range(7))
 
 
-class Woven(nn.Module):
+class Haar(nn.Module):
     """Goes to a half and back by a Haar transform, which writes into every other row and column."""
 
     def __init__(self) -> None:
@@ -1070,7 +1070,7 @@ class InTurn(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.first, self.second = Woven(), Woven()
+        self.first, self.second = Haar(), Haar()
 
     def forward(self, x: Tensor) -> Tensor:
         y = x + self.first(torch.cat([x, x.flip(-1)], 1))

@@ -137,8 +137,14 @@ class Budget:
         self.within: dict[Any, Any] = {}  # asked by the operator that runs
 
     @contextmanager
-    def watching(self, arguments: Any) -> Iterator[None]:
-        """Watch the sizes of the tensors among a traced forward's arguments."""
+    def watching(self, arguments: Any, *, limited: bool) -> Iterator[None]:
+        """Watch the sizes of the tensors among a traced forward's arguments.
+
+        Args:
+            arguments: The arguments, and whatever is among them.
+            limited: Whether the trace ends at the limits; of the number of images alone, few
+                questions are asked, and there is no shorter trace.
+        """
         env = next((t.fake_mode.shape_env for t in arguments if isinstance(t, FakeTensor)), None)
         if env is None or not hasattr(env, "evaluate_expr"):  # another version of torch
             yield
@@ -149,7 +155,8 @@ class Budget:
             if question not in seen:
                 seen.add(question)
                 size = question.count_ops() if hasattr(question, "count_ops") else 0
-                self.exceeded |= size > LARGEST_QUESTION or len(env.guards) > MOST_QUESTIONS
+                too_much = size > LARGEST_QUESTION or len(env.guards) > MOST_QUESTIONS
+                self.exceeded |= limited and too_much
             if self.exceeded:
                 raise TooComplexError
             answer = self.within[question] = ask(question, *args, **kwargs)

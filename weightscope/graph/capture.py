@@ -414,7 +414,7 @@ class _Tracer:
                 multiples = _multiples(leaves, self.inputs, self.unit, self.square)
                 in_multiples((leaves[n].shape[d], *dim) for (n, d), dim in multiples.items())
             if self.sizes != "fixed":  # of the batch alone, too, numbers may be made
-                hooks.enter_context(self.budget.watching(leaves))
+                hooks.enter_context(self.budget.watching(leaves, limited=self.sizes == "symbolic"))
                 hooks.enter_context(whole_quotients(leaves))
 
         return begin
