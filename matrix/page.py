@@ -215,10 +215,10 @@ twenty lists that were read only when the work on the reader was done (`matrix/h
 first read. What is right about each was written down and committed before it was first read. Each
 was read with nothing but the model, except those whose layout must be seen on an example; its graph
 was run beside it in both modes, at two batch sizes and two image sizes, and had to give the same
-outputs bit by bit; every legal depth was built and counted on tensors without numbers. Here nothing is trained, saved and
-loaded; the matrix does that. *s* is processor seconds, on a machine with other work on the same
-cores; *commit* is the one that a network was read on; *again* is what a network that was held back
-is read as later (`matrix/again.csv`).
+outputs bit by bit; every legal depth was built and counted on tensors without numbers. Here nothing
+is trained, saved and loaded; the matrix does that. *s* is processor seconds, on a machine with
+other work on the same cores; *commit* is the one that a network was read on; *again* is what a
+network that was held back is read as later (`matrix/again.csv`).
 
 Of all 375 networks held back, 240 were right or rightly refused at first reading (64 %).
 
@@ -226,12 +226,12 @@ The twentieth holds no classes of packages but twenty published networks, writte
 that can be used of 215 names in an order that a seed drew. It came out at 35 %: 7 (15 to 59 % with
 95 % confidence), all cut at every legal depth. Four were refused wrongly: nnFormer, whose number of
 images is counted by its windows at the one size that it takes; H-DenseUNet, for which no example
-was found; XPDNet, whose measurements are complex, and GTCRN, whose bands are made by a linear layer,
-were called networks of one level. Of nine that were read wrongly, the levels of a network on three
-sizes of one image (ZoomNet), of a 3-D autoencoder, of two for time series (MICN, Informer) and of a
-U-Net before another one (KinD) were others; of MAU, MIRNet, DiffIR and MINet some layers had
-another role than we had written down, which the definitions leave open in part. No reading ended in
-a raw error. What was mended since stands under *again*.
+was found; XPDNet, whose measurements are complex, and GTCRN, whose bands are made by a linear
+layer, were called networks of one level. Of nine that were read wrongly, the levels of a network on
+three sizes of one image (ZoomNet), of a 3-D autoencoder, of two for time series (MICN, Informer)
+and of a U-Net before another one (KinD) were others; of MAU, MIRNet, DiffIR and MINet some layers
+had another role than we had written down, which the definitions leave open in part. No reading
+ended in a raw error. What was mended since stands under *again*.
 
 The nineteenth goes on with the same draw: the next 114 names for its twenty, 94 of them skipped,
 which leaves 27 of the 402. It came out at 55 %: 11 (32 to 77 % with 95 % confidence), eight of them
