@@ -466,3 +466,34 @@ def test_a_pad_behind_channels_that_were_last_is_counted_back(spectral: bool) ->
     structure = read_structure(Operator().eval(), torch.randn(2, 32, 32, 1), layout="NHWC")
     assert structure.reductions == ((1.0, 1.0), (2.0, 2.0))
     assert [cut.keep_levels for cut in structure.cuts] == [1]
+
+
+class OfACode(nn.Module):
+    """Makes a code of an image of one size, and all of a map of the code (DCGAN, 3D-GAN)."""
+
+    def __init__(self, dimensions: int) -> None:
+        super().__init__()
+        down, up = (getattr(nn, f"{kind}{dimensions}d") for kind in ("Conv", "ConvTranspose"))
+        self.ones = (1,) * dimensions
+        self.down1, self.down2 = down(1, 4, 4, 2, 1), down(4, 8, 4, 2, 1)
+        self.code = nn.Linear(8 * 4**dimensions, 12)
+        self.whole, self.up1, self.up0 = up(12, 8, 4), up(8, 4, 4, 2, 1), up(4, 4, 4, 2, 1)
+        self.out = down(4, 1, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        deep = self.down2(self.down1(x).relu()).relu()
+        code = self.code(deep.flatten(1)).unflatten(1, (12, *self.ones))
+        return self.out(self.up0(self.up1(self.whole(code).relu()).relu()).relu())
+
+
+@pytest.mark.parametrize("dimensions", [2, 3])
+def test_a_map_that_is_made_of_one_position_has_its_own_level(dimensions: int) -> None:
+    torch.manual_seed(0)
+    structure = read_structure(OfACode(dimensions).eval(), torch.randn(1, 1, *(16,) * dimensions))
+    assert structure.reductions == tuple((n,) * dimensions for n in (1, 2, 4))
+    places = {layer: stage.name for stage in structure.stages for layer in stage.layers}
+    assert (places["whole"], places["up1"], places["up0"]) == (
+        "bottleneck",
+        "decoder 1",
+        "decoder 0",
+    )

@@ -187,7 +187,9 @@ class Borders:
         row = facts(operator_of(node))
         made, given = self._maps[node], self._sizes(source)
         count = len(made)
-        if row.view in ("convolution", "window"):
+        if row.raises and {*given} == {1}:  # all of a map is made of one position, as of a code
+            yield from (1 / share for share in self.shares(source))
+        elif row.view in ("convolution", "window"):
             strides = _each(argument(node, "stride") or argument(node, "kernel_size"), count)
             for new, old, stride in zip(made, given, strides, strict=True):
                 yield new / (old * stride) if row.raises else new * stride / old
