@@ -1083,3 +1083,30 @@ def test_a_network_of_blocks_that_go_down_has_their_levels() -> None:
     assert structure.reductions == ((1, 1), (2, 2))
     (bottleneck,) = (stage for stage in structure.stages if stage.name == "bottleneck")
     assert bottleneck.layers == ("first.deep", "second.deep")
+
+
+class LooksAtPatches(nn.Module):
+    """Blends what each position found at each, as one image of both, before it looks (DeepFill)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.top, self.deep = nn.Conv2d(1, 4, 3, padding=1), nn.Conv2d(4, 8, 3, 2, 1)
+        self.mix, self.out = nn.Conv2d(8, 8, 3, padding=1), nn.Conv2d(12, 1, 3, padding=1)
+        self.register_buffer("along", torch.eye(3).view(1, 1, 3, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        top = self.top(x).relu()
+        deep = self.deep(top).relu()
+        flat = deep.flatten(2)
+        seen = (flat.transpose(1, 2) @ flat).unsqueeze(1)
+        seen = F.conv2d(seen, self.get_buffer("along"), padding=1).squeeze(1)
+        found = (flat @ seen.softmax(1)).view_as(deep)
+        below = F.interpolate(self.mix(found), scale_factor=2.0)
+        return self.out(torch.cat([top, below], 1))
+
+
+def test_what_each_position_finds_at_each_is_no_map() -> None:
+    torch.manual_seed(0)
+    structure = read_structure(LooksAtPatches().eval(), torch.randn(1, 1, 32, 32))
+    assert structure.reductions == ((1, 1), (2, 2))
+    assert [cut.keep_levels for cut in structure.cuts] == [1]

@@ -238,6 +238,8 @@ class Positions:
             before, after = (n / hint(value.shape[1]) for n in (before, after))
         if after / before < 0.9 * self.growth:
             return GLOBAL
+        if after / before > self.growth**1.5:
+            return unknown  # each position looks at each: both sides count all of them
         is_map = value.dim() == self.dimensions + 2 or row.view == "window"  # patches of a map
         batch = self._images_in(value, channel) if is_map else self.batch
         own = self._of_input(after, value, batch)
