@@ -236,10 +236,10 @@ class Positions:
             return unknown
         if layout == "channels_last" and self._keeps_channels(node, value):
             before, after = (n / hint(value.shape[1]) for n in (before, after))
-        if after / before < 0.9 * self.growth:
-            return GLOBAL
-        if after / before > self.growth**1.5:
-            return unknown  # each position looks at each: both sides count all of them
+        grown = after / before
+        if grown < 0.9 * self.growth or grown > self.growth**1.5:
+            # where each position looks at each, both sides count all of them
+            return GLOBAL if grown < self.growth else unknown
         is_map = value.dim() == self.dimensions + 2 or row.view == "window"  # patches of a map
         batch = self._images_in(value, channel) if is_map else self.batch
         own = self._of_input(after, value, batch)
