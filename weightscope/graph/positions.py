@@ -237,13 +237,17 @@ class Positions:
         if layout == "channels_last" and self._keeps_channels(node, value):
             before, after = (n / hint(value.shape[1]) for n in (before, after))
         grown = after / before
-        if grown < 0.9 * self.growth or grown > self.growth**1.5:
+        if grown < 0.9 * self.growth or (grown > self.growth**1.5 and self._lies_along(value)):
             # where each position looks at each, both sides count all of them
             return GLOBAL if grown < self.growth else unknown
         is_map = value.dim() == self.dimensions + 2 or row.view == "window"  # patches of a map
         batch = self._images_in(value, channel) if is_map else self.batch
         own = self._of_input(after, value, batch)
         return unknown if own is None else own * self.borders.share(node)
+
+    def _lies_along(self, value: torch.Tensor) -> bool:
+        """Whether positions lie along axes alone, none of them in the batch."""
+        return self.small.size(value.shape[0]) == self._stack(value)
 
     def _lies_outside(self, value: torch.Tensor, layout: str) -> bool:
         """Whether positions are others than those that are counted.
