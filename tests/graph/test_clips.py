@@ -151,9 +151,8 @@ def test_frames_among_the_channels_are_resized_at_their_level() -> None:
 class DepthsOfViews(nn.Module):
     """Costs of some depths of a scene that several cameras see: volumes of one map for each."""
 
-    def __init__(self, *, given: bool) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.given = given
         self.features = nn.Sequential(nn.Conv2d(3, 4, 3, 2, 1), nn.ReLU(), nn.Conv2d(4, 4, 3, 2, 1))
         self.top, self.down = nn.Conv3d(4, 4, 3, padding=1), nn.Conv3d(4, 8, 3, 2, 1)
         self.up = nn.ConvTranspose3d(8, 4, 3, 2, 1, output_padding=1)
@@ -185,7 +184,7 @@ class DepthsOfViews(nn.Module):
 @pytest.mark.parametrize("given", [True, False])
 def test_depths_that_are_looked_for_in_views_are_no_frames(given: bool, views: int) -> None:
     torch.manual_seed(0)
-    model = DepthsOfViews(given=given).eval()
+    model = DepthsOfViews().eval()
 
     def call(height: int, width: int, depths: int = 8) -> tuple[Tensor, ...]:
         scene = torch.randn(1, views, 3, height, width)

@@ -309,7 +309,7 @@ def _takes_only_squares(trial: Trial, inputs: ExampleInputs) -> bool:
 def _answers_in_one_size(
     trial: Trial, inputs: ExampleInputs, others: Iterable[ExampleInputs]
 ) -> bool:
-    """Whether the model returns the same sizes for images of another one."""
+    """Whether the model returns the same sizes for images of another one, where it takes those."""
     made = (trial.shapes(other) for other in others)
     elsewhere = next((shapes for shapes in made if shapes is not None), None)
     own = trial.shapes(inputs)

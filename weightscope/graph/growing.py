@@ -242,15 +242,14 @@ def strides_over_frames(capture: Capture, inputs: ExampleInputs) -> bool:
 
 
 def has_volumes_of_maps(capture: Capture, inputs: ExampleInputs) -> bool:
-    """Whether volumes are maps one behind the other: the costs of so many disparities or depths.
+    """Whether a clip's volumes are maps one behind the other, of so many depths, and not frames.
 
-    Of clips, those are volumes of frames; the first that kernels work on tells it, where its
-    first side is not the frames.
+    The first that kernels work on tells it, where its first side is not the frames.
     """
+    if inputs.frames is None:
+        return False
     images = [n.meta["val"].shape for n in image_inputs(capture)]
     rank = inputs.dimensions + 3
-    if inputs.frames is None:
-        return any(len(shape) == rank - 1 for shape in images)
     frames = [shape[inputs.frames] for shape in images if len(shape) == rank]
     kernels = (n for n in capture.nodes if facts(operator_of(n)).kernel and n.all_input_nodes)
     given = (tensor_of(node.all_input_nodes[0]) for node in kernels)

@@ -41,11 +41,12 @@ def with_lengths(structure: Structure, trial: Trial, *, copies: bool = False) ->
         if at is None or meta.get("space") or not isinstance(meta.get("val"), Tensor):
             continue
         for axis in _held(meta["val"]):
-            if (longer := _taken(trial, inputs, at, axis)) is None:
+            size = int(meta["val"].shape[axis])
+            if (longer := _taken(trial, inputs, at, axis, size)) is None:
                 continue
             if not holds_at(structure, longer, copies=copies):
                 held = meta.setdefault("lengths", {})
-                held[axis] = int(meta["val"].shape[axis])
+                held[axis] = size
                 notes.append(
                     f"read with {place} {held[axis]} long along axis {axis} only: the forward"
                     " computes with that length. A variant refuses others; pass"
@@ -61,13 +62,13 @@ def _held(value: Tensor) -> Iterator[int]:
 
 
 def _taken(
-    trial: Trial, inputs: ExampleInputs, at: int, axis: int
+    trial: Trial, inputs: ExampleInputs, at: int, axis: int, size: int
 ) -> Callable[[ExampleInputs], ExampleInputs] | None:
     """How the forward takes one of its tensors longer: by one, or twice as long; None if neither.
 
     Depths that are halved and doubled again are even in number.
     """
-    for more in (1, int(pytree.tree_leaves((inputs.args, dict(inputs.kwargs)))[at].shape[axis])):
+    for more in sorted({1, size}):
         longer = partial(_longer, at=at, axis=axis, more=more)
         call = longer(inputs)
         if trial.error(call.args, call.kwargs) is None:

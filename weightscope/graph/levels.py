@@ -110,12 +110,11 @@ def plausible(
         answers_in_one_size: Whether the model itself returns one size for every input, as one does
             whose last step resizes to a size of its own, or takes sums over all positions.
     """
-    fixed = _maps_of_fixed_size(capture, inputs)
-    free = levels.counted_from == "resized" or not _output_is_fixed(capture, inputs)
+    one_size = levels.counted_from != "resized" and _output_is_fixed(capture, inputs)
+    fixed = (one_size or len(levels.reductions) < 2) and _maps_of_fixed_size(capture, inputs)
     return (
-        not levels.empty
-        and (len(levels.reductions) > 1 or not fixed)
-        and (free or (not fixed and answers_in_one_size()))
+        not (levels.empty or fixed)
+        and (not one_size or answers_in_one_size())
         and all(
             part <= 2 * whole
             for step in levels.reductions

@@ -77,10 +77,12 @@ class Positions:
         self.sizes = tuple(map(large.size, space_of(whole)))
         self.small_sizes = tuple(map(small.size, space_of(whole)))
         self.dimensions = len(self.sizes)
+        # of one image, or of several views
+        self.volumes = across is None and (volumes or self.rank == self.dimensions + 2)
         self.positions = math.prod(self.sizes)
         self.growth = self.positions / math.prod(self.small_sizes)
         self.across, slices = across or 0, across is not None
-        self.slices, self.volumes = slices, volumes and not slices
+        self.slices = slices
         held = [a == b for a, b in zip(self.small_sizes, self.sizes, strict=True)]
         # where slices are counted, their number lies outside of what is counted
         self.borders = Borders([fixed and not slices for fixed in held])

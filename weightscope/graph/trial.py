@@ -117,12 +117,12 @@ class Trial:
         None where that tells nothing: it is given the slices of volumes.
         """
         seen = self._looked_at(inputs)
-        return None if seen.of_slices(_shapes_of(inputs)) else seen.given
+        return None if seen.of_slices(shapes_of((inputs.args, dict(inputs.kwargs)))) else seen.given
 
     def slices(self, inputs: ExampleInputs) -> tuple[tuple[int, ...], int] | None:
         """The same of slices of volumes, which the first convolution is given; None of all else."""
         seen = self._looked_at(inputs)
-        return seen.given if seen.of_slices(_shapes_of(inputs)) else None
+        return seen.given if seen.of_slices(shapes_of((inputs.args, dict(inputs.kwargs)))) else None
 
     def ids(self, inputs: ExampleInputs) -> tuple[int, ...] | None:
         """Shape of the ids that vectors are first looked up for; None where none are."""
@@ -426,11 +426,6 @@ class Trial:
                 self._hooks |= bool(aside.set_by)
                 self._called = rewriting.called
                 self._note_writes(training)
-
-
-def _shapes_of(inputs: ExampleInputs) -> list[tuple[int, ...]]:
-    """Shapes of all tensors of a call."""
-    return [tuple(v.shape) for v in pytree.tree_tensors((inputs.args, dict(inputs.kwargs)))]
 
 
 def _key(args: tuple[Any, ...], kwargs: Mapping[str, Any], training: bool) -> Any:
