@@ -3178,7 +3178,7 @@ HELD_BACK_TWENTIETH: Mapping[str, Entry] = {
     "by hand: GTCRN": Entry(
         "",
         GTCRN,
-        Truth(((1, 1), (2, 1), (4, 1)), _SPEECH, (1, 2)),
+        Truth(((1, 1), (1, 2), (1, 4)), _SPEECH, (1, 2)),
         {"channels": 2, "size": (257, 40), "other": (257, 64), "given": True, "arrange": _spectrum},
     ),
     "by hand: Informer": Entry(

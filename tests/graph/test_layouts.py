@@ -910,6 +910,49 @@ def test_spectra_that_are_turned_inside_have_their_sides(
     assert [cut.keep_levels for cut in structure.cuts] == [1]
 
 
+class Bands(nn.Module):
+    """Takes complex spectra (batch, bins, frames, 2), and works on bands of them, turned."""
+
+    def __init__(self, how: str = "turned") -> None:
+        super().__init__()
+        self.order = (0, 2, 1) if how == "turned" else (0, 1, 2)
+        self.stride = (1, 2) if how == "turned" else (2, 1)
+        self.down, self.back = nn.Linear(32, 8, bias=False), nn.Linear(8, 32, bias=False)
+        self.top, self.deep = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 8, 3, self.stride, 1)
+        self.up = nn.Conv2d(12, 2, 3, padding=1)
+
+    def _banded(self, maps: Tensor, layer: nn.Linear) -> Tensor:
+        if self.stride == (2, 1):
+            maps = maps.transpose(2, 3)
+        made = torch.cat([maps[..., :24], layer(maps[..., 24:])], 3)
+        return made.transpose(2, 3) if self.stride == (2, 1) else made
+
+    def forward(self, x: Tensor) -> Tensor:
+        real, imag = (x[..., part].permute(self.order) for part in (0, 1))
+        maps = torch.stack([(real**2 + imag**2 + 1e-9).sqrt(), real, imag], 1)
+        top = self.top(self._banded(maps, self.down)).relu()
+        deep = F.interpolate(self.deep(top).relu(), top.shape[2:])
+        made = self._banded(self.up(torch.cat([deep, top], 1)), self.back)
+        return made.permute(0, 3, 2, 1) if self.stride == (1, 2) else made.permute(0, 2, 3, 1)
+
+
+@pytest.mark.parametrize(
+    ("how", "layout", "inferred", "reductions"),
+    [
+        ("turned", None, "NWHC", ((1, 1), (1, 2))),
+        ("turned", "NHWC", "NHWC", ((1, 1), (2, 1))),
+        ("as they are", None, "NHWC", ((1, 1), (2, 1))),
+    ],
+)
+def test_bands_of_complex_spectra_make_no_level(
+    how: str, layout: str | None, inferred: str, reductions: tuple[tuple[int, int], ...]
+) -> None:
+    structure = read_structure(Bands(how).eval(), torch.rand(2, 56, 40, 2), layout=layout)
+    assert structure.inputs.layout == inferred
+    assert structure.reductions == reductions
+    assert structure.stages[0].layers == ("top",) or "down" in structure.stages[0].layers
+
+
 class TurnedBetween(nn.Module):
     """Turns what the first layer made."""
 

@@ -15,6 +15,7 @@ from typing import Any
 from torch import fx
 
 from weightscope.adapters.symbols import hint
+from weightscope.graph.growing import space_of
 from weightscope.graph.nodes import argument, first_tensor, operator_of, root
 from weightscope.graph.operators import facts
 from weightscope.graph.pieces import SPLITS
@@ -45,6 +46,7 @@ class Borders:
 
     def begin(self, image: fx.Node, *, channels_first: bool) -> None:
         """Take an image as it is."""
+        self._image = tuple(map(hint, space_of(image)))
         if channels_first:
             self._maps[image] = self._sizes(image)
             self._last[image] = image
@@ -98,7 +100,11 @@ class Borders:
         if not any(self.fixed):
             return
         turns = len(self.fixed) == 2 and largest in self._maps and _turns_sides(node)
-        self._turned[node] = turned = self.is_turned(largest) != turns
+        turned = self.is_turned(largest) != turns
+        begins = largest not in self._last and _lays_channels(node)
+        if begins and self._sizes(node) != self._image:
+            turned = self._sizes(node) == self._image[::-1]
+        self._turned[node] = turned
         value, row = first_tensor(node), facts(operator_of(node))
         is_map = value is not None and value.dim() == len(self.fixed) + 2
         if row.view == "convolution":  # its weights may be made of the image, and are no map
@@ -109,6 +115,7 @@ class Borders:
             row.layout == "channels_first"
             or self._mixes_the_last(node)
             or turns
+            or begins
             or (before is None and _brings_channels_first(node))
             or self._stays_a_map(node, feeds)
             or self._takes_positions(node, feeds)
@@ -254,6 +261,13 @@ def _brings_channels_first(node: fx.Node) -> bool:
         return False
     first, *axes = [axis % value.dim() for axis in argument(node, "dims")]
     return first == 0 and axes == [value.dim() - 1, *range(1, value.dim() - 1)]
+
+
+def _lays_channels(node: fx.Node) -> bool:
+    """Whether images without channels are laid beside each other as those of one image."""
+    value = first_tensor(node)
+    stacks = operator_of(node) == "aten::stack" and argument(node, "dim") == 1
+    return stacks and value is not None and value.dim() == 4
 
 
 def _as_large(node: fx.Node, other: fx.Node) -> bool:

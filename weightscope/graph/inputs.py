@@ -283,6 +283,8 @@ def _laid_out(trial: Trial, inputs: ExampleInputs, layout: str | None) -> Exampl
         ids = trial.ids(inputs) if holds_ids(image) else None
         first = trial.first_layer(inputs)
         layout = layout_of_ids(image, ids) or infer_layout(image.shape, first)
+        if not layout and first is not None and not first[1]:
+            layout = infer_layout(image.shape, trial.first_convolution(inputs))
         layout = _told_apart(trial, inputs, image, layout)
         layout = layout or _frame_by_frame(trial, inputs, image, first)
         layout = layout or _each_channel_apart(trial, inputs, image, first)

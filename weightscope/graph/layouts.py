@@ -21,6 +21,7 @@ _CONVOLUTIONS = (torch.conv1d, torch.conv2d, torch.conv3d)
 _OF_VOLUMES = (torch.conv3d, F.max_pool3d, F.avg_pool3d)
 # a convolution's input and the image differ by padding and cropping at most
 _SAME_SIZE = (0.8, 1.5)
+_COMPLEX = 2  # numbers of a complex one, real and imaginary part
 _LARGEST_MATRIX = 3  # 4 x 4 may be the deepest map of an image of 64 x 64 that is given beside it
 
 
@@ -83,12 +84,14 @@ class FirstLayer(TorchFunctionMode):
     Attributes:
         given: Shape of its input, and number of its spatial dimensions, 0 of a linear layer; None
             before it ran.
+        convolved: The same of the first convolution alone.
         ids: Shape of what the first table of vectors is asked for; None where it was not.
         halved: How deep the first volume is that gets half as deep or less: what a first layer
             sees as slices of it is then a dimension as the others, and no row of frames.
     """
 
     given: tuple[tuple[int, ...], int] | None = None
+    convolved: tuple[tuple[int, ...], int] | None = None
     ids: tuple[int, ...] | None = None
     halved: int | None = None
 
@@ -111,9 +114,11 @@ class FirstLayer(TorchFunctionMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         """Look, and call."""
-        if self.given is None and func in _CONVOLUTIONS and args and isinstance(args[0], Tensor):
+        convolves = func in _CONVOLUTIONS and args and isinstance(args[0], Tensor)
+        if self.convolved is None and convolves:
             shape = tuple(int(size) for size in args[0].shape)
-            self.given = shape, _CONVOLUTIONS.index(func) + 1
+            self.convolved = shape, _CONVOLUTIONS.index(func) + 1
+            self.given = self.given or self.convolved
         if self.ids is None and func is F.embedding and args and isinstance(args[0], Tensor):
             self.ids = tuple(int(size) for size in args[0].shape)
         if self.given is None and func is F.linear and args and isinstance(args[0], Tensor):
@@ -168,12 +173,28 @@ def infer_layout(image: Sequence[int], given: tuple[tuple[int, ...], int] | None
     same = partial(_alike_in_all, alike)
     if fitting := _first_by(same, images, image, given, joined=True):
         return "" if fitting == "NC" + space else fitting
+    if turned and image[0] == batch and (banded := _of_bands(image, given[0])):
+        return banded
     # brought to another size first: the number of channels alone tells where they are
     last = len(image) == dimensions + 2 and image[-1] == channels != image[1]
     if last and image[0] == batch:
         return f"N{space}C"
     clips = [f"N{axes}" for axes in _of_clips(space)] if len(image) == dimensions + 3 else []
     return _first_by(_in_proportion, clips, image, given) or ""
+
+
+def _of_bands(image: Sequence[int], given: Sequence[int]) -> str:
+    """The layout of complex spectra whose bins are laid together as bands, which are fewer."""
+    if len(image) != 4 or len(given) != 4 or image[-1] != _COMPLEX:
+        return ""
+    for same in (int.__eq__, alike):
+        for layout in ("NHWC", "NWHC"):
+            of = dict(zip(layout, image, strict=True))
+            (height, width), sides = given[2:], (of["H"], of["W"])
+            one_stays = same(sides[0], height) or same(sides[1], width)
+            if one_stays and height <= sides[0] and width <= sides[1]:
+                return layout
+    return ""
 
 
 def _fitting(image: Sequence[int], given: tuple[tuple[int, ...], int]) -> str | None:

@@ -98,7 +98,7 @@ class Positions:
         self.maps = {self.sizes}
 
     def _begin(self, image: fx.Node) -> None:
-        first = not image.meta.get("space") or image.meta["space"][0] == 2
+        first = not image.meta.get("space") or min(image.meta["space"]) == 2
         for borders in (self.borders, self._depths):
             borders.begin(image, channels_first=first)
 

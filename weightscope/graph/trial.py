@@ -68,6 +68,7 @@ class Trial:
         self._number: dict[Any, int] = {}
         self._called = 0
         self._functions: dict[Any, tuple[str, ...]] = {}
+        self._seen: dict[Any, FirstLayer] = {}
         self._weights = self._memories()
         self._written: dict[str, bool] = {}
         self._fresh = as_they_are(self.model)
@@ -124,15 +125,20 @@ class Trial:
         seen = self._looked_at(inputs)
         return seen.given if seen.of_slices(shapes_of((inputs.args, dict(inputs.kwargs)))) else None
 
+    def first_convolution(self, inputs: ExampleInputs) -> tuple[tuple[int, ...], int] | None:
+        """What `first_layer` gives, of the first convolution where linear layers run before it."""
+        return self._looked_at(inputs).convolved
+
     def ids(self, inputs: ExampleInputs) -> tuple[int, ...] | None:
         """Shape of the ids that vectors are first looked up for; None where none are."""
         return self._looked_at(inputs).ids
 
     def _looked_at(self, inputs: ExampleInputs) -> FirstLayer:
-        watching = FirstLayer()
-        with watching:
-            self._run(inputs.args, inputs.kwargs)
-        return watching
+        key = _key(inputs.args, inputs.kwargs, training=False)
+        if key not in self._seen:
+            with FirstLayer() as self._seen[key]:
+                self._run(inputs.args, inputs.kwargs)
+        return self._seen[key]
 
     def modes_agree(self, inputs: ExampleInputs) -> bool | None:
         """Whether the forward returns the same structure in train and in eval mode.
