@@ -256,6 +256,53 @@ def test_images_that_lie_together_make_no_level_and_interleaved_ones_do(
     assert layers == deepest
 
 
+class LooksAtBoth(nn.Module):
+    """Two images beside each other, pooled, taken apart, joined again for attention, resized."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.top, self.down = nn.Conv2d(1, 8, 3, 2, 1), nn.Conv2d(8, 8, 3, 2, 1)
+        self.keys, self.values = nn.Conv2d(8, 8, 1), nn.Conv2d(8, 8, 1)
+        self.mix, self.how = nn.Conv2d(16, 4, 1), how
+
+    def looked(self, both: Tensor) -> Tensor:
+        maps, (high, wide) = F.avg_pool2d(both, 2), both.shape[2:]
+        half = maps.shape[3] // 2
+
+        def joined(made: Tensor) -> Tensor:
+            parts = made[..., :half], made[..., half:]
+            return (torch.stack(parts, 4) if self.how == "stacked" else torch.cat(parts, 3)) * 2
+
+        keys, values = joined(self.keys(maps)), joined(self.values(maps))
+        flat = keys.flatten(2)
+        seen = values.flatten(2) @ (flat.transpose(1, 2) @ flat).softmax(-1).transpose(1, 2)
+        seen = seen.view(values.shape)
+        if self.how == "stacked":
+            seen = torch.cat([seen[..., 0], seen[..., 1]], 3)
+        return F.interpolate(seen, (high, wide))
+
+    def forward(self, before: Tensor, after: Tensor) -> Tensor:
+        def seen(image: Tensor) -> Tensor:
+            top = self.top(image)
+            return top + F.interpolate(self.down(top), scale_factor=2)
+
+        one, two = map(seen, (before, after))
+        both = torch.cat([one, two], 3)
+        made = self.mix(torch.cat([both, self.looked(both)], 1))
+        wide = one.shape[3]
+        return F.interpolate((made[..., :wide] - made[..., wide:]).abs(), scale_factor=2)
+
+
+@pytest.mark.parametrize("how", ["stacked", "joined"])
+def test_images_that_are_taken_apart_and_joined_again_still_lie_together(how: str) -> None:
+    structure = read_structure(
+        LooksAtBoth(how).eval(), tuple(torch.rand(1, 1, 16, 24) for _ in "ab")
+    )
+    assert structure.reductions == ((1, 1), (2, 2), (4, 4))
+    assert stage_of(structure, "mix") == "head"
+    assert stage_of(structure, "keys") == stage_of(structure, "values")
+
+
 class Mosaic(nn.Module):
     """Maps of four images beside and below each other."""
 

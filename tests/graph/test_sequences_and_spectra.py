@@ -296,3 +296,30 @@ def test_one_image_alone_is_laid_in_order_as_several_are() -> None:
     structure = read_structure(model, torch.rand(2, 1, 32, 48, 2))
     alone = torch.rand(1, 1, 64, 32, 2)
     torch.testing.assert_close(rebuild(structure)(alone), model(alone))
+
+
+class Forecast(nn.Module):
+    """Halves what is known twice; what is to come, of another length, asks the deepest of it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.later = nn.Conv1d(2, 8, 3, padding=1), nn.Conv1d(2, 8, 3, padding=1)
+        self.down, self.deep = (nn.Conv1d(8, 8, 3, padding=1) for _ in "ab")
+        self.keys, self.out = nn.Linear(8, 8), nn.Linear(8, 2)
+
+    def forward(self, known: Tensor, later: Tensor) -> Tensor:
+        x = F.max_pool1d(self.first(known.transpose(1, 2)).relu(), 3, 2, 1)
+        x = F.max_pool1d(self.down(x).relu(), 3, 2, 1)
+        keys = self.keys(self.deep(x).relu().transpose(1, 2))
+        asked = self.later(later.transpose(1, 2)).relu().transpose(1, 2)
+        seen = (asked @ keys.transpose(1, 2)).softmax(-1) @ keys
+        return self.out(asked + seen)
+
+
+@pytest.mark.parametrize("length", [72, 60, 96])
+def test_what_is_to_come_is_no_level_whatever_its_length(length: int) -> None:
+    example = torch.rand(2, 96, 2), torch.rand(2, length, 2)
+    structure = read_structure(Forecast().eval(), example)
+    assert structure.reductions == ((1,), (2,), (4,))
+    assert structure.stage_of["later"].name == "skip 0"
+    assert [cut.keep_levels for cut in structure.cuts] == [1, 2]

@@ -433,6 +433,8 @@ def _of_one_image(
         if not given or node in found:
             continue
         many = max(together[n] for n in given)
+        if operator_of(node) in _STACKS or _is_along_a_side(node, told, reader):
+            many = min(number, sum(together[n] for n in given))  # taken apart, and joined again
         left = many // _taken_apart(node, many, reader)
         if node not in told:
             # as where positions were counted, it lies where the largest that it is given lies

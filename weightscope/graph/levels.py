@@ -184,7 +184,7 @@ def read_levels(capture: Capture, inputs: ExampleInputs) -> Levels:
     factor |= corrected(factor, told, images, reader, queries.answered, weights)
     counts = live_nodes(capture.nodes) | set(images)  # what no output depends on makes no level
     factor = {node: value for node, value in factor.items() if node in counts}
-    clusters = _cluster(factor.values())
+    clusters = _cluster(factor.values(), [factor[i] for i in images if i in factor])
     level = {node: clusters[value] for node, value in factor.items()}
     level = without_sequences(level, factor, reader)
     for flattened in (without_pyramids, without_fewer_keys, without_coarse_answers):
@@ -421,15 +421,29 @@ def _some_empty(nodes: Iterable[fx.Node], large: Probe) -> bool:
     return any(large.numel(v) == 0 and all(hint(s) for s in v.shape) for v in made)
 
 
-def _cluster(factors: Any) -> dict[float, int]:
+def _cluster(factors: Iterable[float], inputs: Iterable[float] = ()) -> dict[float, int]:
+    """The level of each factor: a new one where positions are some fewer than just before.
+
+    Args:
+        factors: P_input / P of all that is counted.
+        inputs: Those of the inputs. What has as many positions as one of them that is no half as
+            long as the image (what is to come of a signal) lies with it, and leads to no level.
+    """
     index: dict[float, int] = {}
+    beside = [own for own in inputs if 1 < own < _HALF_AS_LONG]
     last, level = None, -1
     for factor in sorted(set(factors)):
+        if any(math.isclose(factor, own, rel_tol=_NOISE) for own in beside):
+            index[factor] = 0
+            continue
         if last is None or factor / last >= LEVEL_RATIO:
             level += 1
         index[factor] = level
         last = factor
     return index
+
+
+_HALF_AS_LONG, _NOISE = 2, 1e-6
 
 
 def _reductions(
