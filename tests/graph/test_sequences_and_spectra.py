@@ -323,3 +323,38 @@ def test_what_is_to_come_is_no_level_whatever_its_length(length: int) -> None:
     assert structure.reductions == ((1,), (2,), (4,))
     assert structure.stage_of["later"].name == "skip 0"
     assert [cut.keep_levels for cut in structure.cuts] == [1, 2]
+
+
+class Hybrid(nn.Module):
+    """A signal on two ways: strided convolutions, and the frames of its spectra."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.down, self.deep = nn.Conv1d(1, 4, 8, 4, 2), nn.Conv1d(4, 8, 8, 4, 2)
+        self.bins, self.back = nn.Conv2d(2, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1)
+        self.up, self.out = nn.ConvTranspose1d(8, 4, 8, 4, 2), nn.ConvTranspose1d(4, 2, 8, 4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        window = torch.hann_window(32).to(x)
+        spectra = torch.stft(x[:, 0], 32, 16, window=window, return_complex=True)
+        maps = torch.view_as_real(spectra).permute(0, 3, 1, 2)
+        maps = self.back(self.bins(maps).relu())
+        parts = maps.view(-1, 2, *maps.shape[-2:]).permute(0, 2, 3, 1).contiguous()
+        heard = torch.istft(torch.view_as_complex(parts), 32, 16, window=window, length=x.shape[-1])
+        top = self.down(x).relu()
+        made = self.out(top + self.up(self.deep(top).relu()).relu())
+        sources = len(x), 2, 1, x.shape[-1]
+        return heard.view(sources) + made.view(sources)
+
+
+def test_a_signal_that_is_made_of_spectra_again_is_one() -> None:
+    example = torch.randn(2, 1, 512)
+    model = Hybrid().eval()
+    structure = read_structure(model, example)
+    assert structure.reductions == ((1,), (4,), (16,))
+    assert structure.stage_of["out"].name in ("decoder 0", "head")
+    assert structure.stage_of["bins"].name == "bottleneck"
+    assert [cut.keep_levels for cut in structure.cuts] == [1, 2]
+    variant = build(structure, make_plan(structure, find_cut(structure, 2), width=4))
+    assert variant.module(torch.randn(1, 1, 768)).shape == (1, 2, 1, 768)
+    assert not {"bins.weight", "deep.weight"} & {*variant.module.state_dict()}

@@ -328,7 +328,7 @@ def _factors(
         own: float | Global | None = reader.of_shuffled_frames(node)
         own = own or reader.of_resized_spectrum(node, factor[largest])
         own = own or reader.of_other_sides(node, largest, factor[largest] * halved[node])
-        own = own or reader.of_samples(node, factor)
+        own = own or reader.of_samples(node, factor) or reader.of_samples_again(node)
         own = own or reader.factor(node, pooled=all(n in pooled for n in feeds))
         if queries.note(node, feeds, pooled):
             own = None if own is None else GLOBAL  # layers that know of positions see vectors

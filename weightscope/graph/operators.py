@@ -322,6 +322,9 @@ RESHAPES = ("aten::reshape", "aten::view", "aten::_unsafe_view")
 SAMPLES = ("aten::grid_sampler", "aten::grid_sampler_2d", "aten::grid_sampler_3d")
 """Take of a map what lies at given places."""
 
+BACK_TO_SAMPLES = ("aten::istft", "weightscope::istft")
+"""Make a signal of the spectra of its pieces, which overlap."""
+
 REARRANGES = (
     *("aten::reshape", "aten::view", "aten::flatten", "aten::unflatten"),
     *("aten::permute", "aten::transpose", "aten::contiguous", "aten::clone"),

@@ -14,7 +14,7 @@ from weightscope.adapters.symbols import Probe, free_symbols, grows, hint, is_sy
 from weightscope.graph.borders import Borders
 from weightscope.graph.growing import space_of
 from weightscope.graph.nodes import argument, first_tensor, is_size, operator_of, raises, tensor_of
-from weightscope.graph.operators import SAMPLES, facts
+from weightscope.graph.operators import BACK_TO_SAMPLES, SAMPLES, facts
 from weightscope.graph.writes import writes_into_new
 from weightscope.thresholds import LEVEL_RATIO
 
@@ -198,6 +198,14 @@ class Positions:
         of_each &= self._stack(value) % math.prod(own) == 0
         below = own[1:] == sides[1:] and sides[0] % max(1, own[0]) == 0
         return factor.get(sampled) if own == sides or below or around or of_each else None
+
+    def of_samples_again(self, node: fx.Node) -> float | None:
+        """P_input / P of a signal that is made of its spectra again; None of all else."""
+        value = first_tensor(node)
+        if self.dimensions != 1 or operator_of(node) not in BACK_TO_SAMPLES or value is None:
+            return None
+        made = self.large.size(value.shape[-1])
+        return self.positions / made if grows(value.shape[-1]) and made else None
 
     def factor(self, node: fx.Node, *, pooled: bool) -> float | Global | None:
         """P_input / P; GLOBAL where the result is; None where the layout is unknown.
