@@ -307,10 +307,10 @@ def _sides(
     """What is pooled, and to which size, where that is not fixed (None: a side stays)."""
     given = list(output_size) if isinstance(output_size, list | tuple) else [output_size]
     given = given * dimensions if len(given) == 1 else given
-    if return_indices or not any(isinstance(size, torch.SymInt) for size in given):
-        return None
     whole = input.shape[-dimensions:]
-    return input, [side if size is None else size for side, size in zip(whole, given, strict=True)]
+    made = [side if size is None else size for side, size in zip(whole, given, strict=True)]
+    free = any(isinstance(size, torch.SymInt) for size in made)
+    return (input, made) if free and not return_indices else None
 
 
 def _any(value: Any) -> bool:
