@@ -1,4 +1,7 @@
-"""Volumes go in, and a map of two of their sides comes out: the depth of a scan is projected."""
+"""Volumes go in, and a map of two of their sides comes out: the depth of a scan is projected.
+
+So it is with images, of which rows come out: the height of a surface in each column.
+"""
 
 from __future__ import annotations
 
@@ -70,10 +73,34 @@ class Stem(nn.Module):
         return self.out(self.join0(torch.cat([y, top], 1)).relu())
 
 
+class Surface(nn.Module):
+    """An encoder of images, of which each level is projected for a decoder along one side."""
+
+    def __init__(self, side: int, *, deepest_alone: bool = False) -> None:
+        super().__init__()
+        self.side, self.alone = side, deepest_alone
+        self.top, self.middle = nn.Conv2d(1, 4, 3, 1, 1), nn.Conv2d(4, 6, 3, 2, 1)
+        self.deep, self.up1 = nn.Conv2d(6, 8, 3, 2, 1), nn.ConvTranspose1d(8, 6, 2, 2)
+        self.join1 = nn.Conv1d(6 if deepest_alone else 12, 6, 3, 1, 1)
+        self.join0 = nn.Conv1d(6 if deepest_alone else 10, 4, 3, 1, 1)
+        self.out = nn.Conv1d(4, 2, 1)
+
+    def forward(self, x):
+        top = self.top(x).relu()
+        middle = self.middle(top).relu()
+        deep = self.deep(middle).relu()
+        top, middle, deep = (maps.mean(self.side) for maps in (top, middle, deep))
+        y = self.up1(deep)
+        y = self.join1(y if self.alone else torch.cat([y, middle], 1)).relu()
+        y = F.interpolate(y, scale_factor=2)
+        return self.out(self.join0(y if self.alone else torch.cat([y, top], 1)).relu())
+
+
 _WAYS = {
     "largest": lambda x: x.amax(2),
     "mean": lambda x: x.mean(2),
     "pooled": lambda x: F.max_pool3d(x, (x.shape[2], 1, 1)).squeeze(2),
+    "a largest value of each": lambda x: F.adaptive_max_pool3d(x, (1, None, None)).squeeze(2),
     "attended": lambda x: (x * x.softmax(2)).sum(2),
 }
 
@@ -114,6 +141,23 @@ def test_what_takes_the_place_of_a_projection_sees_the_volumes() -> None:
     assert not torch.equal(*seen)
     images = [torch.randn(2, 1, 8, 32, 24) for _ in range(8)]
     assert variant.recover(images=images, steps=2).start == "ridge"
+
+
+@pytest.mark.parametrize(("side", "alone"), [(2, False), (2, True), (3, False)])
+def test_rows_of_images_have_the_levels_of_the_images(side: int, alone: bool) -> None:
+    model = Surface(side, deepest_alone=alone).eval()
+    structure = read_structure(model, torch.randn(2, 1, 32, 24))
+    assert structure.reductions == ((1, 1), (2, 2), (4, 4))
+    stage = places(structure)
+    assert [stage[name] for name in ("top", "middle", "deep", "join1", "join0", "out")] == [
+        *("encoder 0", "encoder 1", "bottleneck", "decoder 1", "decoder 0", "head")
+    ]
+    assert [cut.keep_levels for cut in structure.cuts] == [1, 2]
+    other = torch.randn(1, 1, 16, 40)
+    for cut in structure.cuts:
+        variant = build(structure, make_plan(structure, cut, width=4))
+        assert variant.module.eval()(other).shape == model(other).shape
+        assert verify(variant, sizes=[other], export=False).failures == ()
 
 
 @pytest.mark.parametrize("axis", [3, 4])

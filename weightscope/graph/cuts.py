@@ -64,7 +64,8 @@ def _cuts(
     refusals: list[Refusal] = []
     for keep in range(1, len(levels.sizes)):
         found = _cut(coarse, fine, model, keep, dimensions, levels)
-        if dimensions == 3 and (isinstance(found, str) or _is_of_volumes_laid_out(found, coarse)):
+        flat = dimensions == 3 or levels.projected is not None
+        if flat and (isinstance(found, str) or _is_of_volumes_laid_out(found, coarse)):
             found = _cut_of_slices(coarse, fine, model, keep, levels) or found
         if isinstance(found, Cut):
             cuts.append(found)
@@ -226,7 +227,8 @@ def _cut_of_slices(
 ) -> Cut | None:
     """One cut where the slices or frames of volumes lie in the batch, of maps of each alone."""
     across = levels.projected or 0
-    found = _cut(coarse, fine, model, keep, 2, _without_side(levels, across))
+    sides = len(levels.sizes[0]) - 1
+    found = _cut(coarse, fine, model, keep, sides, _without_side(levels, across))
     if isinstance(found, str):
         return None
     if levels.projected is not None:
@@ -726,11 +728,11 @@ def _of_parts(
 def _projected(
     node: fx.Node, places: Mapping[str, Place], dimensions: int, levels: Levels
 ) -> Site | None:
-    """A map of two sides of volumes, where that is what becomes of them."""
+    """A map of two sides of volumes, or a row of one of images, where that becomes of them."""
     side = levels.projected
-    if dimensions != 3 or side is None:
+    if side is None or dimensions != len(levels.sizes[0]):
         return None
-    flat = site(node, places, 2, _without_side(levels, side))
+    flat = site(node, places, dimensions - 1, _without_side(levels, side))
     return replace(flat, lacks=side) if flat and flat.layout == "channels_first" else None
 
 

@@ -305,23 +305,24 @@ def projected_side(capture: Capture, images: Sequence[fx.Node]) -> int | None:
     """Which side of volumes all maps that are returned lack, and kernels behind work without.
 
     0, 1 or 2 where volumes go in and a map of two of their sides comes out, one for each volume (a
-    projection along the depth of a scan); None otherwise.
+    projection along the depth of a scan), or images and a row of one of theirs (the height of a
+    layer in each column); None otherwise.
     """
     image = images[0]
     own = [free_symbols([size]) for size in space_of(image)]
-    if len(own) != 3 or not any(True for _ in _made_by_kernels(capture, 3)):
+    if len(own) < 2 or not any(True for _ in _made_by_kernels(capture, len(own))):
         return None
     returned = [v for n in capture.nodes[-1].all_input_nodes if (v := tensor_of(n)) is not None]
-    if not returned or any(value.dim() > 4 for value in returned):
+    if not returned or any(value.dim() > len(own) + 1 for value in returned):
         return None
     batch = key(image.meta["val"].shape[0])
-    flat = [v for v in _maps_of_kernels(capture, 2) if key(v.shape[0]) == batch]
+    flat = [v for v in _maps_of_kernels(capture, len(own) - 1) if key(v.shape[0]) == batch]
     lacking = {_side_lacking(own, [free_symbols([size]) for size in v.shape[2:]]) for v in flat}
     return lacking.pop() if len(lacking) == 1 else None
 
 
 def _side_lacking(own: Sequence[Collection[str]], flat: Sequence[Collection[str]]) -> int | None:
-    """Which side of three the two of a map do not follow, though they follow the others."""
+    """Which side those of a map do not follow, though they follow the others."""
     if not all(flat):
         return None
     for side in range(len(own)):

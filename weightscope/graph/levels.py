@@ -261,11 +261,11 @@ def _positions(
         rests = {symbol: rest for symbol, rest in rests.items() if symbol not in held}
     times = math.ceil(_PROBE_SIDE / max(map(hint, space_of(images[0]))))
     small, large = (sizes_at(capture, images, scale * times, rests) for scale in _PROBE_SCALES)
-    slices = dimensions == 3 and (
+    apart = dimensions == 3 and (
         takes_slices_apart(capture, counted.image)
         or (inputs.held is not None and has_maps_of_slices(capture))
-        or counted.projected is not None
     )
+    slices = apart or counted.projected is not None
     return Positions(
         counted.image,
         counted.channels,
