@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -80,7 +79,7 @@ def graph_failures(
 
     def equal(call: Call, training: bool) -> str:
         expected = run(deep_copy(model), network, call, training)
-        made = run(copy.deepcopy(graph), network, call, training)
+        made = run(deep_copy(graph), network, call, training)
         return "" if same(expected, made) else "outputs differ"
 
     return failures(

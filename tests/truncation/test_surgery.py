@@ -811,3 +811,26 @@ def test_tokens_are_arranged_as_inside_of_the_modules_that_are_called(sides, hel
         assert made == [tuple(side // 2**keep for side in sides)]
         others = [] if held else [torch.rand(2, 1, 32, 24)]
         assert verify(proposal.build(bottleneck="pool"), sizes=others).failures == ()
+
+
+class Narrated(nn.Module):
+    """Works on the frames of clips one by one, and is given words for each of them."""
+
+    def __init__(self):
+        super().__init__()
+        self.top, self.deep = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 8, 3, 2, 1)
+        self.words, self.up = nn.Linear(5, 4), nn.ConvTranspose2d(8, 4, 2, 2)
+        self.out = nn.Conv2d(8, 1, 3, padding=1)
+
+    def forward(self, clip, words):
+        frames = clip.transpose(1, 2).flatten(0, 1)
+        top = self.top(frames).relu() * self.words(words)[:, :, None, None]
+        deep = self.deep(top).relu()
+        made = self.out(torch.cat([top, self.up(deep)], 1))
+        return made.unflatten(0, (len(clip), clip.shape[2])).transpose(1, 2)
+
+
+def test_twice_as_many_clips_come_with_words_for_each_of_their_frames():
+    example = torch.rand(2, 3, 4, 16, 16), torch.rand(8, 5)
+    for proposal in proposals_of(Narrated(), example):
+        assert verify(proposal.build()).failures == ()

@@ -15,13 +15,22 @@ from torch import Tensor, nn
 from weightscope.adapters import pytree
 from weightscope.adapters.modes import alone
 from weightscope.adapters.regions import is_without_autograd, without_autograd
+from weightscope.adapters.symbols import free_symbols
 from weightscope.adapters.tracing import EXPORTING
-from weightscope.calls import called, fresh, random_state, say, undisturbed, without_gradient
+from weightscope.calls import (
+    called,
+    fresh,
+    leaves_by_place,
+    random_state,
+    say,
+    undisturbed,
+    without_gradient,
+)
 from weightscope.copies import deep_copy
 from weightscope.cost import count_costs, split_inputs
 from weightscope.graph import runnable
 from weightscope.graph.answers import differs, in_order
-from weightscope.graph.fixed import fixed_in
+from weightscope.graph.fixed import fixed_in, noted_tensors
 from weightscope.graph.running import GraphRun, SameDraws
 from weightscope.graph.structure import Structure
 from weightscope.truncation.bottleneck import Bottleneck, BottleneckFactory
@@ -355,15 +364,40 @@ def _backward(outputs: Any, original: nn.Module, args: Any, kwargs: Any) -> str:
 
 
 def _twice(structure: Structure) -> Call:
-    """The example's arguments with every tensor of its batch repeated once."""
+    """The example's arguments with every tensor repeated once that grows with the images."""
     given = (tuple(structure.inputs.args), dict(structure.inputs.kwargs))
     batch = max(pytree.tree_tensors(given), key=lambda t: t.dim()).shape[:1]
+    counted = _counted_with_images(structure)
 
     def double(tensor: Tensor) -> Tensor:
-        return torch.cat([tensor, tensor]) if tensor.dim() and tensor.shape[:1] == batch else tensor
+        more = tensor.dim() and (tensor.shape[:1] == batch or id(tensor) in counted)
+        return torch.cat([tensor, tensor]) if more else tensor
 
     doubled: Call = pytree.tree_map_only(Tensor, double, given)
     return doubled
+
+
+def _counted_with_images(structure: Structure) -> set[int]:
+    """Identities of the example's tensors whose first axis grows with the number of images.
+
+    So many for each frame of each clip, perhaps.
+    """
+    noted = noted_tensors(structure.graph)
+    signature = fixed_in(structure.graph).signature
+    images = [meta["val"].shape[0] for meta in noted.values() if meta.get("space")]
+    own = free_symbols(images)
+    growing = {
+        place
+        for place, meta in noted.items()
+        if meta["val"].dim() and free_symbols([meta["val"].shape[0]]) & own
+    }
+    given = signature.bind(*structure.inputs.args, **structure.inputs.kwargs).arguments
+    return {
+        id(leaf)
+        for name, value in given.items()
+        for path, leaf in leaves_by_place(value).items()
+        if f"{name}{path}" in growing
+    }
 
 
 def _leaves(tree: Any) -> list[Any]:
