@@ -246,3 +246,41 @@ def test_a_model_that_has_run_is_read_and_keeps_what_it_left(around: Callable[..
     assert [(name, id(tensor)) for name, tensor in held_tensors(net)] == before
     assert len(structure.notes) == 1
     assert verify(variant_of(structure), export=False).failures == ()
+
+
+class State(nn.Module):
+    """Keeps a state of zeros for each size, as recurrent cells do that get none."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gates, self.zeros = nn.Conv2d(16, 8, 3, padding=1), dict[Any, Tensor]()
+
+    def forward(self, x: Tensor) -> Tensor:
+        size = tuple([x.size(0), 8, *list(x.size()[2:])])
+        if size not in self.zeros:
+            self.zeros[size] = torch.zeros(size, dtype=x.dtype).to(x.device)
+        return torch.sigmoid(self.gates(torch.cat((x, self.zeros[size]), 1)))
+
+
+class Recurrent(nn.Module):
+    """Looks at each level through such a cell."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.top, self.down = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 3, 2, 1)
+        self.cells, self.out = nn.ModuleList([State(), State()]), nn.Conv2d(8, 1, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        top = self.cells[0](self.top(x))
+        deep = self.cells[1](self.down(top))
+        return self.out(top + nn.functional.interpolate(deep, scale_factor=2))
+
+
+def test_states_that_are_kept_for_each_size_hold_none() -> None:
+    model = Recurrent().eval()
+    structure = read_structure(model)
+    assert structure.sizes == "symbolic"
+    assert structure.notes == ()
+    assert all(cell.zeros == {} for cell in model.cells)
+    variant, image = variant_of(structure), torch.rand(3, 3, 48, 80)
+    assert variant.module(image).shape == (3, 1, 48, 80)

@@ -30,6 +30,7 @@ from weightscope.restoring import finished
 
 _SHOWS = re.compile("print|write|warn|log|info|debug|error|assert|check")
 _TORCH, _OURS = (os.path.dirname(f) + os.sep for f in (torch.__file__, os.path.dirname(__file__)))
+_COMPARES = os.path.join(_TORCH, "_functorch", "_aot_autograd")  # what modules hold, by its keys
 
 
 @contextmanager
@@ -62,7 +63,7 @@ def _keying(original: Callable[[Any], int], thread: int) -> Callable[[Any], int]
         asking = sys._getframe(1)
         frame = _forward(asking) if _is_free(size, thread) else None
         keeps = frame is not None and (_decides_nothing(frame) or _calls_a_cache(frame))
-        ours = asking.f_code.co_filename.startswith(_OURS)
+        ours = asking.f_code.co_filename.startswith((_OURS, _COMPARES))
         return hash(size.node.expr) if keeps or ours else original(size)
 
     return key

@@ -384,13 +384,13 @@ def _counted_with_images(structure: Structure) -> set[int]:
     """
     noted = noted_tensors(structure.graph)
     signature = fixed_in(structure.graph).signature
-    images = [meta["val"].shape[0] for meta in noted.values() if meta.get("space")]
-    own = free_symbols(images)
-    growing = {
-        place
+    first = {
+        place: meta["val"].shape[0]
         for place, meta in noted.items()
-        if meta["val"].dim() and free_symbols([meta["val"].shape[0]]) & own
+        if isinstance(meta.get("val"), Tensor) and meta["val"].dim()
     }
+    own = free_symbols([size for place, size in first.items() if noted[place].get("space")])
+    growing = {place for place, size in first.items() if free_symbols([size]) & own}
     given = signature.bind(*structure.inputs.args, **structure.inputs.kwargs).arguments
     return {
         id(leaf)
