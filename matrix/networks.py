@@ -36,6 +36,7 @@ from matrix import (
     held_back_thirteenth,
     held_back_twelfth,
     held_back_twentieth,
+    held_back_twentyfirst,
 )
 from matrix.kinds import KINDS
 from matrix.more import MORE, nnunet_builder
@@ -515,6 +516,7 @@ for _name, _entry in {
     **held_back_eighteenth.HELD_BACK_EIGHTEENTH,
     **held_back_nineteenth.HELD_BACK_NINETEENTH,
     **held_back_twentieth.HELD_BACK_TWENTIETH,
+    **held_back_twentyfirst.HELD_BACK_TWENTYFIRST,
 }.items():
     _registry.add(_name, _entry.requires, _entry.build, **_entry.settings)
 
@@ -545,5 +547,6 @@ TRUTHS: Mapping[str, Truth] = {
     **{name: entry.truth for name, entry in held_back_eighteenth.HELD_BACK_EIGHTEENTH.items()},
     **{name: entry.truth for name, entry in held_back_nineteenth.HELD_BACK_NINETEENTH.items()},
     **{name: entry.truth for name, entry in held_back_twentieth.HELD_BACK_TWENTIETH.items()},
+    **{name: entry.truth for name, entry in held_back_twentyfirst.HELD_BACK_TWENTYFIRST.items()},
 }
 """The truth about every network, by name."""

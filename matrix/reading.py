@@ -42,6 +42,7 @@ from matrix.held_back_third import HELD_BACK_THIRD
 from matrix.held_back_thirteenth import HELD_BACK_THIRTEENTH
 from matrix.held_back_twelfth import HELD_BACK_TWELFTH
 from matrix.held_back_twentieth import HELD_BACK_TWENTIETH
+from matrix.held_back_twentyfirst import HELD_BACK_TWENTYFIRST
 from matrix.networks import NETWORKS, TRUTHS
 from matrix.page import is_right, outcome, reading_page, refused_rightly
 from matrix.records import Row
@@ -53,6 +54,7 @@ AGAIN = ROOT / "matrix" / "again.csv"
 PAGE = ROOT / "docs" / "matrix_reading.md"
 
 HELD = {
+    "Held back, twenty-first": HELD_BACK_TWENTYFIRST,
     "Held back, twentieth": HELD_BACK_TWENTIETH,
     "Held back, nineteenth": HELD_BACK_NINETEENTH,
     "Held back, eighteenth": HELD_BACK_EIGHTEENTH,

@@ -43,6 +43,7 @@ from matrix.held_back_third import HELD_BACK_THIRD
 from matrix.held_back_thirteenth import HELD_BACK_THIRTEENTH
 from matrix.held_back_twelfth import HELD_BACK_TWELFTH
 from matrix.held_back_twentieth import HELD_BACK_TWENTIETH
+from matrix.held_back_twentyfirst import HELD_BACK_TWENTYFIRST
 from matrix.networks import NETWORKS, TRUTHS
 from matrix.page import page
 from matrix.reading import COMMIT
@@ -104,6 +105,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         *HELD_BACK_EIGHTEENTH,
         *HELD_BACK_NINETEENTH,
         *HELD_BACK_TWENTIETH,
+        *HELD_BACK_TWENTYFIRST,
     )
     known = in_turn(name for name in NETWORKS if name not in last)
     names = [n for n in (*known, *last) if all(word in n for word in options.words)]
