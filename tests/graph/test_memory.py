@@ -256,7 +256,7 @@ class State(nn.Module):
         self.gates, self.zeros = nn.Conv2d(16, 8, 3, padding=1), dict[Any, Tensor]()
 
     def forward(self, x: Tensor) -> Tensor:
-        size = tuple([x.size(0), 8, *list(x.size()[2:])])
+        size = (x.size(0), 8, *list(x.size()[2:]))
         if size not in self.zeros:
             self.zeros[size] = torch.zeros(size, dtype=x.dtype).to(x.device)
         return torch.sigmoid(self.gates(torch.cat((x, self.zeros[size]), 1)))
