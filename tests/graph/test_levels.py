@@ -1110,3 +1110,44 @@ def test_what_each_position_finds_at_each_is_no_map() -> None:
     structure = read_structure(LooksAtPatches().eval(), torch.randn(1, 1, 32, 32))
     assert structure.reductions == ((1, 1), (2, 2))
     assert [cut.keep_levels for cut in structure.cuts] == [1]
+
+
+class Tiled(nn.Module):
+    """Its deepest block moves tiles to the channels, weighs what each differs by, and back."""
+
+    def __init__(self, mix: nn.Module | None = None) -> None:
+        super().__init__()
+        self.top, self.down = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 4, 3, 2, 1)
+        self.block, self.out = Tiles(mix), nn.Conv2d(8, 1, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        top = self.top(x).relu()
+        deep = F.interpolate(self.block(self.down(top)), scale_factor=2)
+        return self.out(torch.cat([top, deep], 1))
+
+
+class Tiles(nn.Module):
+    def __init__(self, mix: nn.Module | None) -> None:
+        super().__init__()
+        self.conv, self.mix = nn.Conv2d(4, 4, 3, padding=1), mix
+        self.low, self.high = (nn.Parameter(torch.rand(1, 16, 1, 1)) for _ in "ab")
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(x)
+        number, channels, high, wide = x.shape
+        tiles = x.view(number, channels, 2, high // 2, 2, wide // 2).permute(0, 1, 2, 4, 3, 5)
+        tiles = tiles.reshape(number, -1, high // 2, wide // 2)
+        if self.mix is not None:
+            tiles = self.mix(tiles)
+        low = F.adaptive_avg_pool2d(tiles, 1)
+        tiles = self.low * low + self.high * (tiles - low)
+        tiles = tiles.view(number, channels, 2, 2, high // 2, wide // 2).permute(0, 1, 2, 4, 3, 5)
+        return x + tiles.reshape(x.shape)
+
+
+@pytest.mark.parametrize("kernels", [False, True])
+def test_tiles_that_no_kernel_sees_make_no_level(kernels: bool) -> None:
+    model = Tiled(nn.Conv2d(16, 16, 3, padding=1) if kernels else None).eval()
+    structure = read_structure(model)
+    assert len(structure.reductions) == (3 if kernels else 2)
+    assert kernels or structure.stage_of["block.conv"].name == "bottleneck"

@@ -310,10 +310,10 @@ def _stray(
         return None
     own = ends.pop()
     members = set(inside)
-    # an input of low resolution, only resized outside, does not make the call one of several
-    if any(level[n] > own for n in inside) and not any(
-        level[n] > own and facts(operator_of(n)).kernel for n in level if n not in members
-    ):
+    # an input of low resolution, only resized outside, does not make the call one of several; what
+    # is only laid out otherwise, and has no kernels there, makes no level
+    deeper = [n for n in level if level[n] > own and facts(operator_of(n)).kernel]
+    if deeper and all(n in members for n in deeper):
         return None
     return inside, own
 
