@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -521,3 +522,43 @@ def test_matrices_beside_an_image_are_no_image() -> None:
     for cut in structure.cuts:
         small = build(structure, make_plan(structure, cut, width=4)).module.eval()
         assert small(torch.randn(1, 1, 64, 96), turns).shape == (1, 1, 64, 96)
+
+
+class OnNumpysGrid(UNet):
+    """Lays numpy's places of rows and columns beside the image, as neural operators do."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.how, self.places = how, nn.Conv2d(3, 1, 1)
+
+    def meet(self, x: Tensor, skip: Tensor) -> Tensor:
+        return torch.cat([x, skip], 1)
+
+    def along(self, size: int) -> Tensor:
+        if self.how == "a new tensor":
+            return torch.tensor(np.linspace(0, 1, size), dtype=torch.float)
+        if self.how == "the same memory":
+            return torch.from_numpy(np.linspace(-1, 1, size)).float()
+        return torch.tensor(np.linspace(0, 1, size, endpoint=False), dtype=torch.float)
+
+    def forward(self, x: Tensor) -> Tensor:
+        images, _, high, wide = x.shape
+        rows = self.along(high).reshape(1, 1, high, 1).repeat([images, 1, 1, wide])
+        columns = self.along(wide).reshape(1, 1, 1, wide).repeat([images, 1, high, 1])
+        return super().forward(self.places(torch.cat((x, rows, columns), 1).to(x.device)))
+
+
+@pytest.mark.parametrize("how", ["a new tensor", "the same memory", "without the end"])
+def test_numpys_grids_follow_the_image(how: str) -> None:
+    torch.manual_seed(0)
+    before, model = (np.linspace, torch.from_numpy), OnNumpysGrid(how).eval()
+    structure = read_structure(model, torch.randn(2, 1, 64, 64))
+    assert (np.linspace, torch.from_numpy) == before
+    assert structure.sizes == "symbolic"
+    assert structure.notes == ()
+    other = torch.randn(3, 1, 48, 80)
+    assert torch.equal(rebuild(structure).eval()(other), model(other))
+    for cut in structure.cuts:
+        variant = build(structure, make_plan(structure, cut, width=4))
+        assert variant.module.eval()(other).shape == (3, 1, 48, 80)
+        assert verify(variant, sizes=[other]).failures == ()

@@ -61,7 +61,13 @@ from weightscope.graph.gradients import HooksAside
 from weightscope.graph.layouts import is_image, sides_of
 from weightscope.graph.nodes import argument, is_size, operator_of, tensor_of
 from weightscope.graph.operators import facts
-from weightscope.graph.pools import FREE_DRAWS, FREE_SIZES, WHOLE_TRANSFORMS, FittedPads
+from weightscope.graph.pools import (
+    FREE_DRAWS,
+    FREE_SIZES,
+    WHOLE_TRANSFORMS,
+    FittedPads,
+    grids_of_numpy,
+)
 from weightscope.graph.recurrence import WHOLE_RECURRENCES
 from weightscope.graph.states import Rest
 from weightscope.graph.structure import ExampleInputs, Sizes
@@ -309,6 +315,7 @@ class _Tracer:
     def run(self) -> Capture:
         with EXPORTING, Cleanup() as hooks, random_state(), lean():
             hooks.enter_context(free_keys())
+            hooks.enter_context(grids_of_numpy())
             hooks.enter_context(planned())
             hooks.enter_context(nothing_left(self.model))  # keys may be sizes
             # what an operator raises inside the trace is told by the error itself

@@ -293,8 +293,9 @@ _ROWS: tuple[tuple[str, Operator], ...] = (
     # --- what makes tensors from nothing, asks, or asserts ---------------------------------------
     (
         "arange bernoulli empty empty_like empty_permuted empty_strided eye fill full full_like"
-        " linspace weightscope::linspace multinomial new_empty new_empty_strided new_full new_ones"
-        " new_zeros normal ones ones_like rand rand_like randint randn randn_like randperm"
+        " linspace weightscope::linspace weightscope::numpy_linspace multinomial new_empty"
+        " new_empty_strided new_full new_ones new_zeros normal ones ones_like rand rand_like"
+        " randint randn randn_like randperm"
         " scalar_tensor tril_indices triu_indices uniform zero zeros zeros_like set",
         Operator(view="none", macs="free"),
     ),

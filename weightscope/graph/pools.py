@@ -1,7 +1,7 @@
 """Windows, grids, factors and pads that follow the image's size, kept so while a network is traced.
 
 ``avg_pool2d(x, x.shape[-2:])`` pools the whole image, ``adaptive_max_pool2d(x, y.shape[-2:])``
-brings a map to the size of another, ``linspace(-1, 1, x.shape[-1])`` counts its columns,
+brings a map to the size of another, ``linspace(-1, 1, x.shape[-1])``, numpy's too, counts columns,
 ``interpolate(table, scale_factor=x.shape[-1] / 37)`` brings a table to it, and
 ``istft(spectra, 512, length=x.shape[-1])`` gives as many samples. The operators take these sizes as
 numbers, so that the tracer would write the example's size into the graph, which then holds at no
@@ -10,16 +10,21 @@ other. Here such calls become operators of our own, which take sizes like any ot
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
+from numbers import Real
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from weightscope.adapters.rewriting import Table
 from weightscope.adapters.symbols import hint, is_symbolic, key
+from weightscope.restoring import finished
 
 _LIBRARY = torch.library.Library("weightscope", "FRAGMENT")  # type: ignore[no-untyped-call]
 
@@ -81,6 +86,57 @@ LINSPACE = _operator(
 def linspace(start: Any, end: Any, steps: Any, dtype: Any, device: Any) -> Tensor:
     """Evenly spaced numbers; what a coarse graph calls for ``LINSPACE``."""
     return torch.linspace(start, end, steps, dtype=dtype, device=device)
+
+
+NUMPY_LINSPACE = _operator(
+    "numpy_linspace(float start, float end, SymInt steps, bool ends) -> Tensor",
+    lambda start, end, steps, ends: torch.empty(steps, dtype=torch.float64, device="cpu"),
+)
+
+
+def numpy_linspace(start: float, end: float, steps: int, ends: bool) -> Tensor:
+    """Numpy's evenly spaced numbers; what a coarse graph calls for ``NUMPY_LINSPACE``."""
+    return torch.from_numpy(np.linspace(start, end, steps, endpoint=ends))
+
+
+@contextmanager
+def grids_of_numpy() -> Iterator[None]:
+    """Trace ``torch.tensor(np.linspace(0, 1, x.shape[-1]))`` in this thread as torch's own grids.
+
+    It must not be entered by two threads at once.
+    """
+    original, from_numpy, mine = np.linspace, torch.from_numpy, threading.get_ident()
+
+    def linspace(
+        start: Any, stop: Any, num: Any = 50, endpoint: bool = True, *others: Any, **more: Any
+    ) -> Any:
+        free = isinstance(num, torch.SymInt) and threading.get_ident() == mine
+        plain = not others and not more and all(isinstance(n, Real) for n in (start, stop))
+        if not free or not plain:
+            return original(start, stop, num, endpoint, *others, **more)
+        return NUMPY_LINSPACE(float(start), float(stop), num, bool(endpoint))
+
+    def taken(numbers: Any) -> Any:
+        return numbers if isinstance(numbers, Tensor) else from_numpy(numbers)
+
+    try:
+        np.linspace, torch.from_numpy = linspace, taken  # type: ignore[assignment]
+        yield
+    finally:
+        finished(
+            partial(setattr, np, "linspace", original),
+            partial(setattr, torch, "from_numpy", from_numpy),
+        )
+
+
+def _copied(func: Any, data: Any, **how: Any) -> Any:
+    """A new tensor of numbers of numpy's, which are one already while a network is traced."""
+    asks = how.get("requires_grad") or how.get("pin_memory")
+    if asks or not isinstance(data, Tensor) or not any(map(is_symbolic, data.shape)):
+        return func(data, **how)
+    given = {name: how[name] for name in ("dtype", "device") if how.get(name) is not None}
+    copied = data.detach().clone()
+    return copied.to(**given) if given else copied
 
 
 def _resized_only(x: Tensor, factors: Any, size: Sequence[Any], *how: Any) -> Tensor:
@@ -152,6 +208,7 @@ PLAIN: Mapping[Any, Callable[..., Tensor]] = {
     FITTED_AVERAGE: fitted_average,
     FITTED_MAXIMUM: fitted_maximum,
     LINSPACE: linspace,
+    NUMPY_LINSPACE: numpy_linspace,
     RESIZED: resized,
     ISTFT: istft,
 }
@@ -333,6 +390,7 @@ FREE_DRAWS: Table = dict.fromkeys((torch.rand, torch.randn, torch.randint, torch
 FREE_SIZES: Table = {
     F.interpolate: partial(_given_a_size, _factors, RESIZED),
     torch.linspace: partial(_given_a_size, _grid, LINSPACE),
+    torch.tensor: _copied,
     **{
         function: partial(_given_a_size, partial(_window, dimensions), operator)
         for functions, operator in _REPLACED
