@@ -180,7 +180,8 @@ class ESPNet3D(nn.Module):
 _TUMOURS = {
     **dict.fromkeys(("level0", "level1", "level2.c1"), "encoder 1"),
     **dict.fromkeys(("level2", "level_2", "level3_0.c1"), "encoder 2"),
-    **dict.fromkeys(("level3_0", "level_3", "up_l3_l2"), "encoder 3"),
+    # what lies deepest comes behind the way back up: the pyramid of the last module
+    **dict.fromkeys(("level3_0", "level_3", "up_l3_l2"), "skip 3"),
     **dict.fromkeys(("merge_l2", "dec_l2", "up_l2_l1"), "decoder 2"),
     **dict.fromkeys(("merge_l1", "dec_l1", "pspModules"), "decoder 1"),
     "pspModules.0": "bottleneck",
@@ -321,10 +322,11 @@ def _unet(path: str, first: bool) -> dict[str, str]:
     }
 
 
-# what is beside the first U-net leads down into the second, and no deeper one lies before it
+# what is beside the first U-net meets what came back up, and leads down only behind that
 _GROUND = {
     "conv1.fc0": "encoder 0",
-    **{f"conv1.{part}{i}": "encoder 0" for part in ("conv", "w") for i in range(3)},
+    **{f"conv1.{part}{i}": "encoder 0" for part in ("conv", "w") for i in range(2)},
+    **{f"conv1.{part}2": "skip 0" for part in ("conv", "w")},
     **_unet("conv1.unet2", True),
     **dict.fromkeys(("conv1.conv3", "conv1.w3"), "decoder 0"),
     **_unet("conv1.unet3", False),
@@ -362,7 +364,8 @@ _BRANCH = {
     "fc0": "encoder 0",
     "w": "skip 0",
     **_unet("unet", True),
-    "fc1": "head",
+    # that the vectors of the times are weights of a last kernel is left open
+    "fc1": "head | decoder 0",
     # no image reaches the times; their vectors meet the map behind its last layer
     "trunk": "decoder 0 | head | none",
     "": "head",  # the bias behind them
@@ -924,12 +927,12 @@ _LAND = {
     **{f"{part}.{i}": f"decoder {i}" for part in ("up", "join", "upconv") for i in range(4)},
     **dict.fromkeys(("final_join", "psp_last", "dist_logits.0"), "decoder 0"),
     # outputs that other outputs are made of: head, and on the way to another head
-    "dist_logits.2": "head",
+    "dist_logits.2": "decoder 0",  # returned, and what the other outputs are made of
     **dict.fromkeys(
         ("dist_equalizer", "bound_logits", "bound_equalizer", "comb", "final_logits.0"),
         "decoder 0 | head",
     ),
-    **dict.fromkeys(("bound_logits.2", "color", "final_logits.2"), "head"),
+    **dict.fromkeys(("color", "final_logits.2"), "head"),
 }
 
 
@@ -3093,7 +3096,8 @@ _TOWNS = {
     # one vector of the deepest map, used above it
     "AE.attention": "decoder 4 | bottleneck",
     **dict.fromkeys(("AE.conv_attn", "conv_avg"), "decoder 4"),
-    **{f"sp.{i}": f"skip {min(i + 1, 3)}" for i in range(4)},
+    # each but the last two leads down to the next
+    **{f"sp.{i}": f"{'encoder' if i < 2 else 'skip'} {min(i + 1, 3)}" for i in range(4)},
     **dict.fromkeys(("convblk", "conv_atten", "conv_out.0"), "decoder 3"),
     "conv_out.1": "head",
 }

@@ -47,6 +47,11 @@ _SIZES: Mapping[int, tuple[tuple[int, ...], ...]] = {
 # every remainder of a power of two: of networks that pad nothing, or join what has to fit
 _REMAINDERS = {1: range(4096, 4160), 2: range(188, 252), 3: range(92, 108)}
 _POSITIONS = 8  # of signals, at the deepest level
+# volumes of fewer slices than rows, as networks of one size are made for
+_FLAT = (
+    *((16, 64, 64), (32, 64, 64), (64, 128, 128), (32, 128, 128), (16, 128, 128)),
+    *((16, 160, 160), (32, 192, 192), (20, 256, 256)),
+)
 _SLICES = 32  # of a volume that goes down along two axes only
 _SIZE_NAMES = (
     "img_size",
@@ -372,6 +377,7 @@ def odd_shapes(model: nn.Module) -> Iterator[tuple[int, ...]]:
                 yield count, first // count, _FRAMES_OF_BINS
                 yield count, _FRAMES_OF_BINS, first // count
     for dimensions, channels in _channels(model)[:_KINDS_AT_ODD_SIZES]:
+        yield from ((channels, *size) for size in _FLAT if dimensions == 3)
         for size in _REMAINDERS[dimensions]:
             if dimensions == 3:
                 yield channels, _SLICES, size, size

@@ -155,7 +155,7 @@ def infer_layout(image: Sequence[int], given: tuple[tuple[int, ...], int] | None
     """
     if given is not None and given[1] == 0:
         *axes, channels = given[0]  # its own, and perhaps those of another input
-        whole = axes == [*image[:-1]] and channels >= image[-1]
+        whole = _padded_evenly(image[:-1], axes) and channels >= image[-1]
         return f"N{_LETTERS[len(image) - 2]}C" if whole and len(image) - 2 in _LETTERS else ""
     if given is None or len(given[0]) != given[1] + 2:
         return ""
@@ -181,6 +181,17 @@ def infer_layout(image: Sequence[int], given: tuple[tuple[int, ...], int] | None
         return f"N{space}C"
     clips = [f"N{axes}" for axes in _of_clips(space)] if len(image) == dimensions + 3 else []
     return _first_by(_in_proportion, clips, image, given) or ""
+
+
+def _padded_evenly(image: Sequence[int], axes: Sequence[int]) -> bool:
+    """Whether axes are those of an image, of which several grew by as much (before a transform).
+
+    One alone may be channels that something was laid beside.
+    """
+    if len(axes) != len(image) or axes[:1] != [*image[:1]]:
+        return False
+    more = [given - own for own, given in zip(image, axes, strict=True) if given != own]
+    return not more or (len(more) > 1 and len({*more}) == 1 and more[0] > 0)
 
 
 def _of_bands(image: Sequence[int], given: Sequence[int]) -> str:
