@@ -321,6 +321,11 @@ def test_layouts_by_hand() -> None:
     assert infer_layout((2, 64, 64, 3), ((2, 3, 64, 64), 2)) == "NHWC"
     assert infer_layout((2, 3, 64, 64), ((2, 3, 70, 70), 2)) == ""
     assert infer_layout((2, 64, 64), ((2, 1, 64, 64), 2)) == "NHW"
+    # a linear layer over positions, of what was padded on all sides, or laid beside something
+    assert infer_layout((2, 32, 24, 4), ((2, 32, 24, 6), 0)) == "NHWC"
+    assert infer_layout((2, 16, 16, 8, 4), ((2, 24, 24, 16, 4), 0)) == "NDHWC"
+    assert infer_layout((2, 1, 65, 40), ((2, 3, 65, 40), 0)) == ""
+    assert infer_layout((2, 32, 24, 4), ((2, 24, 16, 4), 0)) == ""
     assert infer_layout((2, 1, 4096), ((2, 1, 65, 33), 2)) == ""  # a spectrogram of a signal
     assert infer_layout((2, 3, 4, 64, 64), ((8, 3, 64, 64), 2)) == "NCTHW"
     assert infer_layout((2, 4, 64, 64, 3), ((8, 3, 64, 64), 2)) == "NTHWC"

@@ -953,6 +953,21 @@ def test_sizes_of_every_remainder_are_guessed_where_no_usual_one_runs(
     assert [cut.keep_levels for cut in structure.cuts] == [1]
 
 
+class OfFlatVolumes(OfRemainders):
+    """Takes volumes of one size, of fewer slices than rows, as tables of tokens make it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.shape[2:] != (16, 64, 64):
+            raise ValueError(f"{tuple(x.shape)} has another number of tokens")
+        return super().forward(x)
+
+
+def test_flat_volumes_are_guessed_where_no_usual_one_runs() -> None:
+    structure = read_structure(OfFlatVolumes(8, 0, 3).eval())
+    assert structure.inputs.args[0].shape[2:] == (16, 64, 64)
+    assert structure.reductions == ((1, 1, 1), (1, 2, 2))
+
+
 class Flattened(nn.Module):
     """Mixes channels by kernels of one position over flattened images, as Fourier networks do."""
 

@@ -139,7 +139,7 @@ class Constants(TorchFunctionMode):
         """A tensor made of numbers, noted where it is a mask that is the same everywhere."""
         made = func(*args, **kwargs)
         if isinstance(made, FakeTensor) and made.dtype == torch.bool and func in _MASKS:
-            self._alike[storage_of(made)] = made, func is torch.ones
+            self._alike[storage_of(made)] = made, func in _ALL_TRUE
         return _with_numbers(made, func, args, kwargs) if plain else made
 
     def _of_unknown(self, func: Any, args: Any, kwargs: Any) -> Any:
@@ -187,7 +187,7 @@ class Constants(TorchFunctionMode):
 _MADE_OF_NUMBERS = (
     *(torch.arange, torch.zeros, torch.ones, torch.full, torch.linspace, torch.eye),
     *(torch.hann_window, torch.hamming_window, torch.blackman_window, torch.bartlett_window),
-    torch.kaiser_window,
+    *(torch.kaiser_window, torch.ops.aten.zeros.default, torch.ops.aten.ones.default),
 )
 
 
@@ -200,7 +200,9 @@ def _with_numbers(made: Any, func: Any, args: Any, kwargs: Any) -> Any:
     return made
 
 
-_MASKS = (torch.zeros, torch.ones)
+# as a forward, and as a graph of one calls them
+_ALL_TRUE = (torch.ones, torch.ops.aten.ones.default)
+_MASKS = (torch.zeros, torch.ops.aten.zeros.default, *_ALL_TRUE)
 _TURNED = (Tensor.__invert__, torch.logical_not, Tensor.logical_not, torch.bitwise_not)
 _WHOLE = (Tensor.all, Tensor.any, torch.all, torch.any)
 _TRUTHS = (Tensor.__bool__, Tensor.item, torch.allclose, torch.equal, torch._assert)
