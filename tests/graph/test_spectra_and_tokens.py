@@ -225,20 +225,27 @@ def test_an_image_made_of_a_film_is_read():
 
 
 class Profile(nn.Module):
-    """The mean of an image's columns goes through a network of signals."""
+    """The mean of an image's columns, or all of its pixels, go through a network of signals."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, pixels: bool = False) -> None:
         super().__init__()
         self.stem, self.down = nn.Conv2d(3, 3, 3, padding=1), nn.Conv1d(3, 4, 3, 2, 1)
-        self.up = nn.ConvTranspose1d(4, 3, 2, 2)
+        self.up, self.pixels = nn.ConvTranspose1d(4, 3, 2, 2), pixels
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.up(self.down(self.stem(x).mean(2)).relu())
+        y = self.stem(x)
+        return self.up(self.down(y.flatten(2) if self.pixels else y.mean(2)).relu())
 
 
-def test_a_signal_made_of_an_image_is_refused():
+def test_a_signal_made_of_all_pixels_is_refused():
     with pytest.raises(StructureError, match="layout= which axis holds frames"):
-        read_structure(Profile(), torch.rand(1, 3, 8, 32))
+        read_structure(Profile(pixels=True), torch.rand(1, 3, 8, 32))
+
+
+def test_a_signal_made_of_columns_has_their_levels():
+    structure = read_structure(Profile(), torch.rand(1, 3, 8, 32))
+    assert structure.reductions == ((1, 1), (1, 2))
+    assert [cut.keep_levels for cut in structure.cuts] == [1]
 
 
 class FramesAsChannels(UNet):

@@ -586,10 +586,14 @@ class Positions:
         return sizes[:: -1 if turned else 1]
 
     def _is_slice(self, node: fx.Node, value: torch.Tensor) -> bool:
-        """Whether a result is maps of slices of volumes, which lie in the batch."""
-        if self.dimensions != 3 or value.dim() != self.dimensions + 1:
+        """Whether a result is maps of slices of volumes, which lie in the batch, or rows of images.
+
+        Of images other results have as many axes: tokens.
+        """
+        if value.dim() != self.dimensions + 1:
             return False
-        return self.slices or facts(operator_of(node)).layout == "channels_first"
+        maps = facts(operator_of(node)).layout == "channels_first"
+        return (maps or self.slices) if self.dimensions == 3 else (maps and self.slices)
 
 
 def _without(side: int | None, sizes: Sequence[_Of]) -> list[_Of]:
