@@ -13,7 +13,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from functools import partial
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -41,6 +41,7 @@ from weightscope.adapters import (
     tracing,
 )
 from weightscope.adapters.rewriting import Rewriting
+from weightscope.adapters.switches import quiet
 from weightscope.errors import InputError, UnsupportedTorchError
 from weightscope.graph.capture import capture
 from weightscope.graph.structure import ExampleInputs
@@ -179,7 +180,7 @@ def test_the_loggers_of_torch_still_have_these_names() -> None:
 def test_only_what_this_thread_reports_is_dropped(caplog: pytest.LogCaptureFixture) -> None:
     log = logging.getLogger(dispatch.FAKE_TENSOR_LOGGER)
     filters = list(log.filters)
-    first, second = tracing.quiet(log.name), tracing.quiet(log.name)
+    first, second = quiet(log.name), quiet(log.name)
     with ThreadPoolExecutor(1) as other:
         first.__enter__()
         other.submit(second.__enter__).result()
@@ -707,3 +708,14 @@ def test_public_classes_stand_for_their_base_class(
     named = {layer.__name__ for layer in layers if issubclass(layer, base)}
     assert named == {layer.__name__ for layer in layers if issubclass(layer, public)}
     assert len(named) >= 4
+
+
+def test_a_guard_without_a_value_at_a_size_does_not_hold_there() -> None:
+    import sympy
+    from torch.utils._sympy.functions import FloorDiv, Mod
+
+    size = sympy.Symbol("s", integer=True, positive=True)
+    guard = SimpleNamespace(expr=sympy.Eq(Mod(128, FloorDiv(size, 64)), 0))
+    tensor = SimpleNamespace(fake_mode=SimpleNamespace(shape_env=SimpleNamespace(guards=[guard])))
+    found = [symbols.holds_at([tensor], symbols.Probe({"s": n})) for n in (128, 192, 32)]
+    assert found == [True, False, False]  # of 32 nothing is left to divide by

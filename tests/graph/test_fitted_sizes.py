@@ -562,3 +562,37 @@ def test_numpys_grids_follow_the_image(how: str) -> None:
         variant = build(structure, make_plan(structure, cut, width=4))
         assert variant.module.eval()(other).shape == (3, 1, 48, 80)
         assert verify(variant, sizes=[other]).failures == ()
+
+
+class RepeatsByAProduct(UNet):
+    """Repeats pixels by a product with ones, and crops what it kept to valid convolutions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("ones", torch.ones(2, 2))
+        self.raise1 = self.raise0 = nn.Identity()
+        self.up1, self.up0 = nn.Conv2d(8, 4, 5), nn.Conv2d(4, 4, 5)
+
+    def twice(self, x: Tensor) -> Tensor:
+        sh = list(x.shape)
+        made = torch.tensordot(x.unsqueeze(-1), self.ones.unsqueeze(0), dims=1)
+        made = made.view(-1, sh[1], sh[2], sh[3], 2, 2).permute(0, 1, 2, 4, 3, 5).contiguous()
+        return made.view(-1, sh[1], sh[2] * 2, sh[3] * 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        top = F.relu(self.top(x))
+        middle = F.relu(self.middle(F.max_pool2d(top, 2)))
+        deep = F.relu(self.deep(F.max_pool2d(middle, 2)))
+        up = F.relu(self.up1(self.twice(deep) + middle))
+        return self.out(F.relu(self.up0(self.twice(up) + top[:, :, 4:-4, 4:-4])))
+
+
+def test_pixels_that_a_product_repeats_are_read(caplog: pytest.LogCaptureFixture) -> None:
+    torch.manual_seed(0)
+    structure = read_structure(RepeatsByAProduct().eval(), torch.randn(1, 1, 48, 48))
+    assert structure.sizes == "symbolic"
+    assert structure.reductions == ((1, 1), (2, 2), (4, 4))
+    assert not [record for record in caplog.records if record.levelname == "WARNING"]
+    for cut in structure.cuts:
+        small = build(structure, make_plan(structure, cut, width=4)).module.eval()
+        assert small(torch.randn(2, 1, 64, 48)).shape == (2, 1, 52, 36)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import logging
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +19,26 @@ def module_named(name: str) -> Any:
         return importlib.import_module(name)
     except ImportError:
         return None
+
+
+@contextmanager
+def quiet(logger: str) -> Iterator[None]:
+    """Keep a logger of torch from reporting what is expected here and handled.
+
+    Only what this thread reports is dropped, and the logger's level stays the user's: two threads
+    that put the level back in the order in which they came would leave it changed.
+    """
+    log = logging.getLogger(logger)
+    thread = threading.get_ident()
+
+    def is_of_another_thread(record: logging.LogRecord) -> bool:
+        return threading.get_ident() != thread
+
+    log.addFilter(is_of_another_thread)
+    try:
+        yield
+    finally:
+        log.removeFilter(is_of_another_thread)
 
 
 class Shared:

@@ -18,6 +18,7 @@ import torch
 from torch import fx
 
 from weightscope.adapters.needed import needed
+from weightscope.adapters.switches import quiet
 
 Size = int | torch.SymInt
 
@@ -133,7 +134,11 @@ def interpret(values: dict[Any, Any], expression: Any) -> Any:
     with needed():
         from torch.utils._sympy.interp import sympy_interp
 
-    return sympy_interp(_arithmetic(), values, expression)
+    with quiet(_INTERPRETER):  # it reports what has no value, which is handled where it is asked
+        return sympy_interp(_arithmetic(), values, expression)
+
+
+_INTERPRETER = "torch.utils._sympy.interp"
 
 
 @functools.cache
@@ -371,6 +376,8 @@ def holds_at(tensors: Iterable[Any], probe: Probe, *, only_equal: bool = False) 
             true = bool(guard.expr.xreplace({s: sympy.Integer(n) for s, n in values.items()}))
         except TypeError:  # it stays an expression, which says nothing
             continue
+        except ZeroDivisionError:  # by a size that is none there: the graph does not hold
+            return False
         if not true:
             return False
     return True

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import gc
 import inspect
-import logging
 import os
 import sys
 import threading
@@ -93,26 +92,6 @@ def lean() -> Iterator[None]:
     finally:
         if notes is not None:
             setattr(config, _NOTES, notes)
-
-
-@contextmanager
-def quiet(logger: str) -> Iterator[None]:
-    """Keep a logger of torch from reporting what is expected here and handled.
-
-    Only what this thread reports is dropped, and the logger's level stays the user's: two threads
-    that put the level back in the order in which they came would leave it changed.
-    """
-    log = logging.getLogger(logger)
-    thread = threading.get_ident()
-
-    def is_of_another_thread(record: logging.LogRecord) -> bool:
-        return threading.get_ident() != thread
-
-    log.addFilter(is_of_another_thread)
-    try:
-        yield
-    finally:
-        log.removeFilter(is_of_another_thread)
 
 
 class TooComplexError(Exception):

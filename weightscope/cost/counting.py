@@ -28,7 +28,7 @@ from weightscope.adapters.leftovers import nothing_left
 from weightscope.adapters.modes import alone, modes_kept
 from weightscope.adapters.rewriting import Rewriting
 from weightscope.adapters.schemas import is_operator, packet
-from weightscope.adapters.tracing import quiet
+from weightscope.adapters.switches import quiet
 from weightscope.calls import checked_arguments, fresh, held_tensors, random_state, say
 from weightscope.copies import deep_copy
 from weightscope.cost.rules import MAC_RULES, Rule, is_free

@@ -34,6 +34,7 @@ from weightscope.adapters.numbers import free_numbers, planned
 from weightscope.adapters.regions import write_back
 from weightscope.adapters.rewriting import Rewriting
 from weightscope.adapters.signals import FREE_POOLS, as_pools_of_signals
+from weightscope.adapters.switches import quiet
 from weightscope.adapters.symbols import hint, is_symbolic, is_unknown
 from weightscope.adapters.texts import free_keys
 from weightscope.adapters.tracing import (
@@ -47,7 +48,6 @@ from weightscope.adapters.tracing import (
     TooComplexError,
     eagerly,
     lean,
-    quiet,
     subclasses_left_out,
     unsolved_constraints,
     untold,

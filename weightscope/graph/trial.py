@@ -27,7 +27,8 @@ from weightscope.adapters.dispatch import (
 )
 from weightscope.adapters.leftovers import Outside
 from weightscope.adapters.rewriting import Rewriting
-from weightscope.adapters.tracing import as_exported, eagerly, quiet, without_numbers
+from weightscope.adapters.switches import quiet
+from weightscope.adapters.tracing import as_exported, eagerly, without_numbers
 from weightscope.calls import as_they_are, held_tensors, leaves_by_place, random_state
 from weightscope.errors import shown
 from weightscope.graph.capture import throwaway_copy
