@@ -1151,3 +1151,42 @@ def test_tiles_that_no_kernel_sees_make_no_level(kernels: bool) -> None:
     structure = read_structure(model)
     assert len(structure.reductions) == (3 if kernels else 2)
     assert kernels or structure.stage_of["block.conv"].name == "bottleneck"
+
+
+class FineActivations(nn.Module):
+    """Enlarges each map for its activation, and reduces it again, to half of it where it goes down.
+
+    Args:
+        kernel: Whether a kernel sees what is enlarged.
+    """
+
+    def __init__(self, *, kernel: bool = False) -> None:
+        super().__init__()
+        self.top, self.down = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1)
+        self.deep, self.up = nn.Conv2d(4, 4, 3, padding=1), nn.Conv2d(8, 4, 3, padding=1)
+        self.fine = nn.Conv2d(4, 4, 3, padding=1) if kernel else nn.Identity()
+        self.out = nn.Conv2d(4, 1, 1)
+
+    def activated(self, x: Tensor, high: int, wide: int) -> Tensor:
+        fine = F.interpolate(x, scale_factor=2, mode="bicubic", antialias=True)
+        fine = F.leaky_relu(self.fine(fine))
+        return F.interpolate(fine, size=(high, wide), mode="bicubic", antialias=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        high, wide = x.shape[2:]
+        top = self.activated(self.top(x), high, wide)
+        down = self.activated(self.down(top), high // 2, wide // 2)
+        deep = self.activated(self.deep(down), high, wide)
+        return self.out(self.activated(self.up(torch.cat([top, deep], 1)), high, wide))
+
+
+@pytest.mark.parametrize("kernel", [False, True])
+def test_finer_maps_for_activations_alone_make_no_level(kernel: bool) -> None:
+    structure = read_structure(FineActivations(kernel=kernel).eval())
+    if kernel:
+        assert structure.reductions[0] == (0.5, 0.5)
+        return
+    assert structure.reductions == ((1, 1), (2, 2))
+    assert structure.stage_of["deep"].name == "bottleneck"
+    assert structure.stage_of["down"].name == structure.stage_of["top"].name == "encoder 0"
+    assert [cut.keep_levels for cut in structure.cuts] == [1]

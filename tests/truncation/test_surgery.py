@@ -870,3 +870,22 @@ def test_what_stays_asks_of_a_mask_that_is_the_same_for_all():
         for variant in (proposal.build(), proposal.build("pool")):
             # torch's own exporter stops at the question, of the original too
             assert verify(variant, export=False).failures == ()
+
+
+class Detached(nn.Module):
+    """What a kept layer makes is detached, so that nothing trains it."""
+
+    def __init__(self):
+        super().__init__()
+        self.top, self.deep = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 8, 3, 2, 1)
+        self.beside, self.up = nn.Conv2d(3, 4, 1), nn.ConvTranspose2d(8, 4, 2, 2)
+        self.out = nn.Conv2d(4, 1, 3, padding=1)
+
+    def forward(self, x):
+        up = self.up(self.deep(self.top(x).relu()).relu())
+        return self.out(up + self.beside(x).detach())
+
+
+def test_what_the_original_detaches_is_no_fault_of_a_variant():
+    for proposal in proposals_of(Detached(), torch.rand(2, 3, 16, 16)):
+        assert verify(proposal.build()).failures == ()

@@ -39,6 +39,7 @@ class Borders:
 
     def __init__(self, fixed: Sequence[bool]) -> None:
         self.fixed = tuple(fixed)
+        self._image: tuple[int, ...] = ()
         self._shares: dict[fx.Node, Shares] = {}
         self._maps: dict[fx.Node, tuple[int, ...]] = {}
         self._turned: dict[fx.Node, bool] = {}

@@ -48,6 +48,7 @@ def corrected(
     found |= _where_columns_are_tiles(factor, told, reader)
     found |= _where_learned_tokens_join(found, told)
     found |= _where_parts_are_written(factor, told)
+    found |= _where_activations_are_finer(factor, told)
     laid = {node: own for node, own in found.items() if node not in vectors}
     return found | _where_images_lie_together(laid, told, images, reader)
 
@@ -175,6 +176,34 @@ def _where_parts_are_written(
                 found[part] = factor[part] if _alike([factor[part], own]) else own
                 tells = part in told or facts(operator_of(part)).kernel
                 waiting += [] if tells else part.all_input_nodes
+    return found
+
+
+def _where_activations_are_finer(
+    factor: Mapping[fx.Node, float], told: Collection[fx.Node]
+) -> dict[fx.Node, float]:
+    """P_input / P where a map is enlarged for a function of each number alone, and reduced again.
+
+    So an activation makes no frequencies that its map cannot hold (convolutional neural operators,
+    StyleGAN3). No kernel sees the finer map: it lies with what it is made from.
+
+    Args:
+        factor: P_input / P of each node.
+        told: Those whose operation tells it.
+    """
+    found: dict[fx.Node, float] = {}
+    for node in factor:
+        given = node.all_input_nodes[0] if node.all_input_nodes else node
+        enlarges = node in told and facts(operator_of(node)).view == "resize"
+        if not enlarges or given not in factor or not factor[node] < factor[given]:
+            continue
+        between, behind = _first_that_tell(node, factor, told)
+        returned = any(user.op == "output" for n in between for user in n.users)
+        reduced = all(
+            facts(operator_of(n)).view == "resize" and factor[n] > factor[node] for n in behind
+        )
+        if behind and reduced and not returned:
+            found |= dict.fromkeys(between, found.get(given, factor[given]))
     return found
 
 

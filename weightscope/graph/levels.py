@@ -184,7 +184,9 @@ def read_levels(capture: Capture, inputs: ExampleInputs) -> Levels:
     factor |= corrected(factor, told, images, reader, queries.answered, weights)
     counts = live_nodes(capture.nodes) | set(images)  # what no output depends on makes no level
     factor = {node: value for node, value in factor.items() if node in counts}
-    clusters = _cluster(factor.values(), [factor[i] for i in images if i in factor])
+    # what is to come of a signal may have any length; images of other sizes have their own levels
+    others = [factor[i] for i in images if i in factor] if dimensions == 1 else []
+    clusters = _cluster(factor.values(), others)
     level = {node: clusters[value] for node, value in factor.items()}
     level = without_sequences(level, factor, reader)
     for flattened in (without_pyramids, without_fewer_keys, without_coarse_answers):

@@ -440,12 +440,25 @@ def _alive(variant: Variant) -> str:
         and name not in idle
         and not any(f"{name}.".startswith(f"{s}.") for s in still)
     ]
+    if dead:  # what the forward detaches gets none in the original either
+        reached = _reached(variant.structure, args, kwargs)
+        dead = [name for name in dead if reached.get(name, True)]
     return (
         f"no gradient reaches {', '.join(dead[:3])} ({len(dead)} in all), so that they cannot be "
         "trained"
         if dead
         else ""
     )
+
+
+def _reached(structure: Structure, args: Any, kwargs: Any) -> dict[str, bool]:
+    """Whether a gradient reaches each parameter of the original; empty where it does not train."""
+    original = deep_copy(structure.model).train().requires_grad_(True)
+    try:
+        _loss(called(original, args, kwargs)).backward()  # type: ignore[no-untyped-call]
+    except Exception:  # noqa: BLE001 - a foreign forward may raise anything in train mode
+        return {}
+    return {name: weight.grad is not None for name, weight in original.named_parameters()}
 
 
 def _still_heads(variant: Variant) -> frozenset[str]:
