@@ -14,6 +14,7 @@ from studies.second_count import fvcore_macs
 from weightscope.cost import (
     MAC_RULES,
     count_costs,
+    counting,
     measure_latency,
     measure_peak_memory,
 )
@@ -405,3 +406,13 @@ def test_numbers_of_tensors_made_of_numbers_are_there_without_numbers() -> None:
             return out
 
     assert count_costs(Centred(), torch.randn(1, 1, 8, 8)).macs == 8 * 8 * 2 * 9
+
+
+def test_memory_of_weights_that_a_forward_replaces_is_nobody_elses() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3))
+    calls = counting._Calls(model)
+    made = []
+    for conv in model:
+        conv.weight.data = torch.zeros_like(conv.weight)  # as a masked convolution does
+        made += [torch.empty(8, 8, 3, 3) for _ in range(50)]
+    assert {calls.owner([tensor]) for tensor in made} == {""}

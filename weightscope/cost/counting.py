@@ -214,10 +214,13 @@ class _Calls:
         for name, module in model.named_modules():
             module.register_forward_pre_hook(functools.partial(self._enter, name))
             module.register_forward_hook(functools.partial(self._leave, name), always_call=True)
+        self._kept: list[torch.Tensor] = []
         for name, module in model.named_modules(remove_duplicate=False):
             for parameter in modules.parameters(module).values():
                 if parameter is not None:
                     self.owners[storage_of(parameter)].append(name)
+                    # a forward may give it other memory: this must not become an activation's
+                    self._kept.append(parameter.detach())
 
     def _enter(self, name: str, module: nn.Module, args: Any) -> None:
         self.stack.append(name)
