@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 from torch import fx
 
@@ -310,10 +310,13 @@ def _stray(
         return None
     own = ends.pop()
     members = set(inside)
+
     # an input of low resolution, only resized outside, does not make the call one of several; what
     # is only laid out otherwise, and has no kernels there, makes no level
-    deeper = [n for n in level if level[n] > own and facts(operator_of(n)).kernel]
-    if deeper and all(n in members for n in deeper):
+    def goes_deeper(nodes: Iterable[fx.Node]) -> bool:
+        return any(level[n] > own and facts(operator_of(n)).kernel for n in nodes)
+
+    if goes_deeper(inside) and not goes_deeper(n for n in level if n not in members):
         return None
     return inside, own
 
