@@ -152,6 +152,18 @@ class ResizesToATensor(UNet):
         return torch.cat([skip, F.interpolate(x, size=(size[0], size[1]))], 1)
 
 
+class CountsPositions(UNet):
+    """As networks with state spaces do: the sizes of a tensor count its elements."""
+
+    def meet(self, x: Tensor, skip: Tensor) -> Tensor:
+        number, size = x.shape[2:].numel(), x.size()[2:]
+        assert (x.shape[:1] + x.shape[1:]).numel() == x.numel()
+        tokens = x.reshape(*x.shape[:2], number).transpose(1, 2)
+        x = tokens.transpose(1, 2).reshape(*x.shape[:2], *size)
+        wanted = torch.tensor(skip.shape[2:])
+        return torch.cat([skip, F.interpolate(x, size=(int(wanted[0]), int(wanted[1])))], 1)
+
+
 class ScalesByATensor(RoundsATensor):
     """What is computed of sizes meets a tensor that has numbers of its own."""
 
@@ -164,7 +176,7 @@ class ScalesByATensor(RoundsATensor):
     "network",
     [
         *(PadsByOne, PadsEachAxis, PadsAndAdds, CropsByATensor, RoundsATensor),
-        *(CropsByAQuotient, ResizesToATensor),
+        *(CropsByAQuotient, ResizesToATensor, CountsPositions),
         pytest.param(CropsInAModule, marks=pytest.mark.slow),
         pytest.param(PadsByAQuotient, marks=pytest.mark.slow),
     ],

@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from tests.networks import places
+from weightscope.errors import InputError
 from weightscope.graph import read_structure
 from weightscope.truncation.building import build
 from weightscope.truncation.checks import verify
@@ -94,6 +95,87 @@ class Surface(nn.Module):
         y = self.join1(y if self.alone else torch.cat([y, middle], 1)).relu()
         y = F.interpolate(y, scale_factor=2)
         return self.out(self.join0(y if self.alone else torch.cat([y, top], 1)).relu())
+
+
+class Cubes(nn.Module):
+    """Two slices become one in a first layer, and all below it are maps (forecasts of weather)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cubes, self.norm = nn.Conv3d(3, 8, (2, 4, 4), (2, 4, 4)), nn.LayerNorm(8)
+        self.down, self.up = nn.Conv2d(8, 8, 3, 2, 1), nn.ConvTranspose2d(8, 8, 2, 2)
+        self.out = nn.Linear(16, 3 * 16)
+
+    def forward(self, x):
+        cubes = self.cubes(x)
+        tokens = self.norm(cubes.flatten(2).transpose(1, 2)).transpose(1, 2)
+        top = tokens.reshape(cubes.shape).squeeze(2)
+        y = torch.cat([self.up(self.down(top).relu()), top], 1).permute(0, 2, 3, 1)
+        return F.pixel_shuffle(self.out(y).permute(0, 3, 1, 2), 4)
+
+
+class Speech(nn.Module):
+    """Layers of spectra, then of their frames, of which some make one and are repeated again.
+
+    Args:
+        first: Whether frames lie before the batch, and are padded to be summed.
+    """
+
+    def __init__(self, first: bool) -> None:
+        super().__init__()
+        self.first, self.front = first, nn.Conv2d(1, 4, 3, 2)
+        self.flat, self.deep = nn.Linear(4 * 11, 8), nn.Sequential(nn.Linear(8, 8), nn.ReLU())
+        self.reduce, self.last = nn.Conv1d(8, 8, 3, 2, 1), nn.Linear(8, 8)
+        self.out = nn.Linear(8, 5)
+
+    def fewer(self, x):
+        if not self.first:
+            return self.reduce(x.transpose(1, 2)).transpose(1, 2)
+        x = x.transpose(0, 1)
+        frames, batch, channels = x.shape
+        made = (frames + 1) // 2
+        lacking = x[-1:].expand(made * 2 - frames, batch, channels)
+        x = torch.cat([x, lacking]).reshape(made, 2, batch, channels).sum(1)
+        return x.transpose(0, 1)
+
+    def more(self, x):
+        if not self.first:
+            return x.repeat_interleave(2, 1)
+        x = x.transpose(0, 1)
+        frames, batch, channels = x.shape
+        x = x.unsqueeze(1).expand(frames, 2, batch, channels).reshape(2 * frames, batch, channels)
+        return x.transpose(0, 1)
+
+    def forward(self, x):
+        maps = self.front(x.unsqueeze(1)).relu()
+        top = self.flat(maps.transpose(1, 2).flatten(2))
+        deep = self.deep(self.fewer(top))
+        return self.out(self.last(self.more(deep)[:, : top.shape[1]] + top).relu())
+
+
+class Squeezed(nn.Module):
+    """An encoder of four slices beside one of maps, which goes deeper."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.top3, self.low3 = nn.Conv3d(1, 4, 3, 1, 1), nn.Conv3d(4, 6, 3, 1, 1)
+        self.top, self.low, self.deep = (
+            nn.Conv2d(a, b, 3, 1, 1) for a, b in ((4, 4), (4, 6), (6, 8))
+        )
+        self.join0, self.join1, self.out = (
+            nn.Conv2d(10, 4, 3, 1, 1),
+            nn.Conv2d(14, 6, 1),
+            nn.Conv2d(4, 1, 1),
+        )
+
+    def forward(self, x):
+        top3 = self.top3(x[:, None]).relu()
+        low3 = self.low3(F.max_pool3d(top3, 2)).relu()
+        top = self.top(x).relu() + top3.mean(2)
+        low = self.low(F.max_pool2d(top, 2)).relu() + low3.mean(2)
+        y = F.interpolate(self.deep(F.max_pool2d(low, 2)).relu(), scale_factor=2)
+        y = F.interpolate(self.join1(torch.cat([y, low], 1)).relu(), scale_factor=2)
+        return self.out(self.join0(torch.cat([y, top], 1)).relu())
 
 
 _WAYS = {
@@ -198,3 +280,40 @@ def test_maps_alone_below_volumes_are_cut_as_maps(bands) -> None:
         variant = build(structure, make_plan(structure, cut, width=4))
         assert isinstance(variant.module.new_bottleneck.trunk[0], nn.Conv2d)
         assert variant.module.eval()(x).shape == model(x).shape
+
+
+def test_two_slices_that_become_one_are_held() -> None:
+    model = Cubes().eval()
+    structure = read_structure(model, torch.randn(2, 3, 2, 32, 24))
+    assert structure.reductions == ((1, 1, 1), (2, 4, 4), (2, 8, 8))
+    stage = places(structure)
+    assert [stage[name] for name in ("cubes", "norm", "down", "up", "out")] == [
+        *("encoder 1", "encoder 1", "bottleneck", "decoder 1", "head")
+    ]
+    (cut,) = structure.cuts
+    variant = build(structure, make_plan(structure, cut, width=4))
+    other = torch.randn(1, 3, 2, 40, 16)
+    assert verify(variant, sizes=[other], export=False).failures == ()
+    with pytest.raises(InputError, match="2"):
+        variant.module.eval()(torch.randn(1, 3, 4, 40, 16))
+
+
+@pytest.mark.parametrize("first", [False, True])
+def test_spectra_become_tokens_of_their_frames(first) -> None:
+    model = Speech(first).eval()
+    structure = read_structure(model, torch.randn(2, 41, 24))
+    assert structure.reductions == ((1, 1), (2, 2), (4, 2))
+    stage = places(structure)
+    assert [stage[name] for name in ("front", "flat", "deep.0", "last", "out")] == [
+        *("encoder 1", "encoder 1", "bottleneck", "decoder 1", "head")
+    ]
+    (cut,) = structure.cuts
+    assert cut.keep_levels == 2
+    variant = build(structure, make_plan(structure, cut, width=4))
+    assert verify(variant, sizes=[torch.randn(1, 67, 24)], export=False).failures == ()
+
+
+def test_maps_keep_the_reduction_along_the_side_that_they_lack() -> None:
+    structure = read_structure(Squeezed().eval(), torch.randn(2, 4, 32, 24))
+    assert structure.reductions == ((1, 1, 1), (2, 2, 2), (2, 4, 4))
+    assert [cut.keep_levels for cut in structure.cuts] == [1, 2]

@@ -76,3 +76,38 @@ def test_two_images_have_the_levels_of_their_own_sizes(
         for other in ((32, 32), (64, 64)):
             call = torch.rand(3, 3, 96, 64), torch.rand(3, 3, *other)
             assert small(*call).shape == model(*call).shape
+
+
+class ThreeSizes(nn.Module):
+    """One encoder looks at an image at three sizes; maps are brought to those of the middle one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.top, self.deep = nn.Conv2d(3, 4, 3, 2, 1), nn.Conv2d(4, 6, 3, 2, 1)
+        self.merge, self.join = nn.Conv2d(18, 6, 1), nn.Conv2d(12, 4, 3, 1, 1)
+        self.beside, self.out = nn.Conv2d(12, 6, 1), nn.Conv2d(4, 1, 1)
+
+    def forward(self, small: Tensor, image: Tensor, large: Tensor) -> Tensor:
+        maps = []
+        for x in (small, image, large):
+            top = self.top(x).relu()
+            maps.append((top, self.deep(top).relu()))
+        tops, deeps = zip(*maps, strict=True)
+        sizes = [of[1].shape[2:] for of in (tops, deeps)]
+        top, deep = (
+            torch.cat([F.interpolate(a, size=size), b, F.adaptive_max_pool2d(c, size)], 1)
+            for (a, b, c), size in zip((tops, deeps), sizes, strict=True)
+        )
+        up = F.interpolate(self.merge(deep).relu(), scale_factor=2)
+        return self.out(self.join(torch.cat([up, self.beside(top)], 1)).relu())
+
+
+def test_an_image_at_three_sizes_has_the_levels_of_that_which_others_are_brought_to() -> None:
+    example = tuple(torch.randn(2, 3, side, side) for side in (16, 32, 48))
+    structure = read_structure(ThreeSizes().eval(), example)
+    assert structure.reductions == ((1, 1), (2, 2), (4, 4))
+    stage = places(structure)
+    assert [stage[name] for name in ("top", "deep", "merge", "beside", "join")] == [
+        *("encoder 1", "bottleneck", "bottleneck", "skip 1", "decoder 1")
+    ]
+    assert [cut.keep_levels for cut in structure.cuts] == [2]

@@ -40,8 +40,9 @@ class _Kind(type):
     symbolic: type
 
     def __call__(cls, *args: Any, **kwargs: Any) -> Any:
-        if len(args) == 1 and isinstance(args[0], torch.SymInt | torch.SymFloat):
-            return cls.free(args[0])
+        given = _plain(args[0]) if len(args) == 1 else None
+        if isinstance(given, torch.SymInt | torch.SymFloat):
+            return cls.free(given)
         return cls.of(*args, **kwargs)
 
     def __instancecheck__(cls, value: Any) -> bool:
@@ -212,6 +213,30 @@ def _divided(func: Any, dividend: Any, divisor: Any, rounding_mode: str | None =
     return found if rounding_mode is None else found.int()
 
 
+class _Sizes(tuple[Any, ...]):
+    """The sizes of a tensor, some of them free, of which torch's own class multiplies numbers."""
+
+    __slots__ = ()
+
+    def numel(self) -> Any:
+        """How many elements there are."""
+        return math.prod(self)
+
+    def __getitem__(self, place: Any) -> Any:
+        found = super().__getitem__(place)
+        return _Sizes(found) if isinstance(place, slice) else found
+
+    def __add__(self, others: tuple[Any, ...]) -> Any:
+        return _Sizes((*self, *others))
+
+
+def _with_torch_sizes(values: Sequence[Any]) -> tuple[Any, ...]:
+    return tuple(torch.Size(value) if isinstance(value, _Sizes) else value for value in values)
+
+
+_SIZES = (torch.Tensor.shape.__get__, torch.Tensor.size)  # type: ignore[attr-defined]
+
+
 class _AsSizes(TorchFunctionMode):
     """Gives sizes in tensors as sizes where they are one of several arguments, or bound a slice."""
 
@@ -223,6 +248,10 @@ class _AsSizes(TorchFunctionMode):
             return _divided(func, *args, **(kwargs or {}))
         if func in _JOINS:
             return func(*args, **(kwargs or {}))
+        if func in _SIZES:
+            sizes = func(*args, **(kwargs or {}))
+            free = isinstance(sizes, torch.Size) and any(map(is_symbolic, sizes))
+            return _Sizes(sizes) if free else sizes
         if func is torch.Tensor.new_tensor and _are_sizes(args[1:]):
             like, numbers = args
             given = {"dtype": like.dtype, "device": like.device, **(kwargs or {})}
@@ -282,6 +311,7 @@ def _holding(numbers: Any, device: Any, dtype: torch.dtype | None) -> SizesInATe
 def _of_free_sizes(original: Callable[..., Any], thread: int) -> Callable[..., Any]:
     @wraps(original)
     def make(*args: Any, **kwargs: Any) -> Any:
+        args = _with_torch_sizes(args)
         named = len(args) == 1 and kwargs.keys() <= {"dtype", "device"}
         if not (named and _asks(thread) and _are_sizes(args)):
             return original(*args, **kwargs)
@@ -294,6 +324,7 @@ def _of_the_default_type(original: Callable[..., Any], thread: int) -> Callable[
     """``torch.Tensor([height, width])``; of a ``torch.Size`` it makes a tensor of that size."""
 
     def make(kind: type, *args: Any, **kwargs: Any) -> Any:
+        args = _with_torch_sizes(args)
         listed = len(args) == 1 and type(args[0]) in (list, tuple) and not kwargs
         if not (listed and kind is torch.Tensor and _asks(thread) and _are_sizes(args)):
             return original(kind, *args, **kwargs)

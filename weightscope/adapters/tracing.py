@@ -29,6 +29,7 @@ from weightscope.adapters.dispatch import FakeTensor
 from weightscope.adapters.rewriting import Table
 from weightscope.adapters.shapes import places_of_shapes
 from weightscope.adapters.switches import Shared, module_named
+from weightscope.adapters.symbols import hint
 from weightscope.restoring import Cleanup, finished
 
 EXPORT_LOGGER = "torch._export.non_strict_utils"
@@ -69,6 +70,19 @@ def _in_order(go_on: Callable[..., Any], tensor: Tensor, *args: Any, **kwargs: A
 
 IN_ORDER: Table = {Tensor.contiguous: _in_order}
 """Traces ``contiguous`` also where a tensor lies in order: of one image it may lie otherwise."""
+
+
+def _asking(go_on: Callable[..., Any], tensor: Tensor, *dims: Any, **named: Any) -> Any:
+    asked = dims or tuple(named.values()) or range(tensor.dim())
+    for dim in pytree.tree_leaves(asked):
+        size = tensor.shape[dim] if isinstance(dim, int) and tensor.dim() else 0
+        if isinstance(size, torch.SymInt) and hint(size) == 1:
+            bool(size == 1)  # a decision, of which torch tells nobody
+    return go_on(tensor, *dims, **named)
+
+
+SQUEEZES: Table = dict.fromkeys((torch.squeeze, Tensor.squeeze, Tensor.squeeze_), _asking)
+"""Notes which free sizes have to be one for an axis to be taken off."""
 
 
 @contextmanager

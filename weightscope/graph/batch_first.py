@@ -43,10 +43,13 @@ def with_batch_first(coarse: Coarse) -> Coarse:
     if not is_symbolic(batch):
         return coarse
 
+    for node in coarse.graph.nodes:
+        if node.op != "placeholder" and _lies_behind(node, key(batch)):
+            node.meta[BATCH_SECOND] = True
+
     def turns(node: fx.Node) -> tuple[Turn, Turn] | None:
         if not _is_batch_second(node, key(batch)):
             return None
-        node.meta[BATCH_SECOND] = True
         swap = partial(_moved, order=(1, 0, 2))
         return partial(swap, crosses=True), partial(swap, crosses=False)
 
@@ -118,6 +121,13 @@ def _turned(coarse: Coarse, turns: Callable[[fx.Node], tuple[Turn, Turn] | None]
 
 
 _NEW = "laid out otherwise"
+
+
+def _lies_behind(node: fx.Node, batch: str) -> bool:
+    """Whether the batch is an axis of a result, and not the first."""
+    value = tensor_of(node)
+    sizes = [] if value is None else [*map(key, value.shape)]
+    return len(sizes) > 2 and sizes.count(batch) == 1 and sizes[0] != batch
 
 
 def _is_batch_second(node: fx.Node, batch: str) -> bool:

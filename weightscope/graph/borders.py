@@ -172,10 +172,13 @@ class Borders:
         """Whether a result has the shape of the last map, and was laid out otherwise between them.
 
         Where there are as many channels as positions a side, the shape does not tell whether they
-        lie last: a reshape that keeps the last axis leaves them there.
+        lie last: a reshape that keeps the last axis leaves them there. Behind a linear layer there
+        may be other channels, which are brought before the same sides.
         """
         if not _as_large(node, before):
-            return False
+            sides = [*self._maps[before]]
+            again = _brings_channels_first(node) and feeds[0] not in self._maps
+            return again and _shape(feeds[0])[1:-1] == sides != _shape(feeds[0])[2:]
         shape, given = _shape(node), _shape(feeds[0])
         if shape[1] != shape[-1]:
             return True
@@ -258,8 +261,11 @@ def _turns_sides(node: fx.Node) -> bool:
 def _brings_channels_first(node: fx.Node) -> bool:
     """Whether an image's last axis is brought before its sides, which stay in order."""
     value = first_tensor(node)
-    if value is None or operator_of(node) != "aten::permute":
+    if value is None or operator_of(node) not in ("aten::transpose", "aten::permute"):
         return False
+    if operator_of(node) == "aten::transpose":  # the only side with the last axis
+        exchanged = {int(argument(node, name)) % value.dim() for name in ("dim0", "dim1")}
+        return value.dim() == 3 and exchanged == {1, 2}
     first, *axes = [axis % value.dim() for axis in argument(node, "dims")]
     return first == 0 and axes == [value.dim() - 1, *range(1, value.dim() - 1)]
 

@@ -42,6 +42,7 @@ from weightscope.adapters.tracing import (
     EXPORTING,
     IN_ORDER,
     SIZES_LOGGER,
+    SQUEEZES,
     Budget,
     Failures,
     Names,
@@ -324,7 +325,7 @@ class _Tracer:
                 hooks.enter_context(context)
             # the last is asked first: what is given sizes, then windows that are numbers
             sizes_given = FREE_POOLS, FREE_SIZES, FREE_DRAWS, FittedPads().table()
-            others = HooksAside().table(), IN_ORDER
+            others = HooksAside().table(), IN_ORDER, SQUEEZES
             rewriting = Rewriting(*others, *sizes_given, WHOLE_TRANSFORMS, WHOLE_RECURRENCES)
             for mode in (Failures(self.budget), rewriting):
                 hooks.enter_context(mode)

@@ -11,7 +11,8 @@ from collections.abc import Collection, Mapping, Sequence, Set
 
 from torch import Tensor, fx
 
-from weightscope.adapters.symbols import key
+from weightscope.adapters.symbols import free_symbols, key
+from weightscope.graph.growing import space_of
 from weightscope.graph.nodes import argument, first_tensor, operator_of, raises, tensor_of
 from weightscope.graph.operators import ATTENDS, RESHAPES, facts
 from weightscope.graph.pieces import JOINS, ONE_OF, SPLITS, ancestors, tiles_in_columns
@@ -58,7 +59,9 @@ def _where_weights_are_shared(
 ) -> dict[fx.Node, float]:
     """P_input / P of what is made of one image whose first layers are the largest one's: its own.
 
-    A template beside a search region, or a style beside an image, may have any size.
+    A template beside a search region, or a style beside an image, may have any size. Where maps of
+    several are brought to the size of one (an image at several sizes), that is the one whose sides
+    they follow.
 
     Args:
         images: The inputs, the largest first.
@@ -69,7 +72,13 @@ def _where_weights_are_shared(
     first = _first_layers(images[0], weights) if others else {}
     others = [image for image in others if _are_called_apart(first, _first_layers(image, weights))]
     of_one: dict[fx.Node, fx.Node | None] = {image: image for image in images}
+    sides = {image: free_symbols(space_of(image)) for image in images if others}
     for node in factor if others else ():
+        value = first_tensor(node)
+        own = free_symbols(() if value is None else value.shape[1:])
+        followed = [image for image, of in sides.items() if own & of]
+        if len(followed) == 1:
+            of_one.setdefault(node, followed[0])
         given = {of_one.get(n) for n in node.all_input_nodes if n in factor}
         of_one.setdefault(node, given.pop() if len(given) == 1 else None)
     return {

@@ -6,8 +6,9 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 from torch import fx
 
+from weightscope.adapters.symbols import is_symbolic
 from weightscope.graph.capture import Call, Capture
-from weightscope.graph.nodes import argument, first_tensor, operator_of, raises, root
+from weightscope.graph.nodes import argument, first_tensor, operator_of, raises, root, tensor_of
 from weightscope.graph.operators import ATTENDS, facts
 from weightscope.graph.pieces import ancestors
 from weightscope.graph.positions import Positions
@@ -19,9 +20,11 @@ def without_sequences(
     """Give merged tokens, which never lie as an image, the next finer level.
 
     They are made of a sequence of all tokens of that level; patches of an image, or of tokens that
-    lie as one, are made of that, and their level is one even where no operation shows it so.
+    lie as one, are made of that, and their level is one even where no operation shows it so. In a
+    network of signals, or of images of which rows are made, sequences are what others have images
+    for.
     """
-    if reader.dimensions == 1:
+    if reader.dimensions == 1 or (reader.dimensions == 2 and reader.slices):
         return dict(level)
     finer = {where: where for where in set(level.values())}
     for where in sorted(finer)[1:]:
@@ -190,7 +193,21 @@ def _looks_around(node: fx.Node, branch: set[fx.Node], level: Mapping[fx.Node, i
         return False  # pools, perhaps what is pooled already
     if view == "product":
         return sum(n in branch for n in node.all_input_nodes) > 1
-    return view in ("whole", "unfold", "spread", "unpool", "along", "roll")
+    if view == "along":
+        return _mixes_positions(node)
+    return view in ("whole", "unfold", "spread", "unpool", "roll")
+
+
+def _mixes_positions(node: fx.Node) -> bool:
+    """Whether what goes along some axes goes along one that may be a side of the image.
+
+    An axis of one size beside others that follow the image holds channels (scores of classes).
+    """
+    given = next((value for n in node.all_input_nodes if (value := tensor_of(n)) is not None), None)
+    dim = argument(node, "dim")
+    if given is None or dim is None or not any(map(is_symbolic, given.shape[1:])):
+        return True
+    return any(is_symbolic(given.shape[d]) for d in ([dim] if isinstance(dim, int) else dim))
 
 
 def without_excursions(capture: Capture, level: Mapping[fx.Node, int]) -> dict[fx.Node, int]:

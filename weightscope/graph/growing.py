@@ -316,8 +316,13 @@ def projected_side(capture: Capture, images: Sequence[fx.Node]) -> int | None:
     if not returned or any(value.dim() > len(own) + 1 for value in returned):
         return None
     batch = key(image.meta["val"].shape[0])
-    flat = [v for v in _maps_of_kernels(capture, len(own) - 1) if key(v.shape[0]) == batch]
-    lacking = {_side_lacking(own, [free_symbols([size]) for size in v.shape[2:]]) for v in flat}
+    flat: dict[str | None, list[Sequence[Any]]] = {"channels_first": [], "channels_last": []}
+    for value, row in _made_by_kernels(capture, len(own) - 1):
+        if key(value.shape[0]) == batch:
+            sides = value.shape[2:] if row.layout == "channels_first" else value.shape[1:-1]
+            flat.setdefault(row.layout, []).append(sides)
+    maps = flat["channels_first"] or flat["channels_last"]  # tokens alone
+    lacking = {_side_lacking(own, [free_symbols([size]) for size in sides]) for sides in maps}
     return lacking.pop() if len(lacking) == 1 else None
 
 

@@ -47,6 +47,7 @@ from weightscope.graph.layouts import (
     is_one_image,
     layout_of_ids,
     letters_of,
+    of_segments,
     of_single_channels,
     of_views,
     parse_layout,
@@ -288,6 +289,7 @@ def _laid_out(trial: Trial, inputs: ExampleInputs, layout: str | None) -> Exampl
         layout = _told_apart(trial, inputs, image, layout)
         layout = layout or _frame_by_frame(trial, inputs, image, first)
         layout = layout or _each_channel_apart(trial, inputs, image, first)
+        layout = layout or of_segments(image.shape, first)
         layout = layout or _of_signals(trial, inputs, image, first)
         layout = layout or (_of_slices(image, trial.slices(inputs)) if first is None else "")
         if not layout and has_batch_elsewhere(image.shape, first):

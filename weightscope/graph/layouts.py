@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
@@ -302,14 +303,41 @@ def of_single_channels(image: Sequence[int], given: tuple[tuple[int, ...], int] 
 
     Args:
         image: Shape of the image input.
-        given: Shape of the first convolution's input, and number of its spatial dimensions.
+        given: Shape of the first layer's input, and number of its spatial dimensions, 0 of a linear
+            one, which is given one number of each position.
     """
-    if given is None or not given[1] or len(image) != given[1] + 2:
+    if given is not None and given[1] == 0 and given[0][-1] == 1:
+        batch, *sizes, channels = given[0]
+        given = (batch, channels, *sizes), len(sizes)
+    if given is None or given[1] not in _LETTERS or len(image) != given[1] + 2:
         return ""
     if given[0][0] <= image[0] or image[1] == given[0][1]:
         return ""
     space = _LETTERS[given[1]]
     return _of_same_sizes([f"NT{space}", f"N{space}T"], image, given) or ""
+
+
+def of_segments(image: Sequence[int], given: tuple[tuple[int, ...], int] | None) -> str:
+    """The layout of series of which each variable is cut into segments; empty where none are.
+
+    The first linear layer is given the samples of each segment, of all variables beside each other.
+
+    Args:
+        image: Shape of the image input.
+        given: Shape of the first layer's input, and number of its spatial dimensions, 0 of a linear
+            one.
+    """
+    if given is None or given[1] or len(image) != 3 or len(given[0]) < 3:
+        return ""
+    *beside, number, samples = given[0]
+    batch, second, last = image
+    ways = {"NLT": (second, last), "NTL": (last, second)}  # length and number of variables
+    cut = {
+        layout
+        for layout, (length, variables) in ways.items()
+        if number * samples == length and math.prod(beside) == batch * variables
+    }
+    return cut.pop() if len(cut) == 1 and number > 1 < samples else ""
 
 
 def of_views(image: Sequence[int], given: tuple[tuple[int, ...], int] | None) -> str:
@@ -437,6 +465,7 @@ __all__ = [
     "is_image",
     "layout_of_ids",
     "letters_of",
+    "of_segments",
     "of_single_channels",
     "of_views",
     "parse_layout",

@@ -8,6 +8,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import accumulate
 from typing import Literal
 
 from torch import fx
@@ -198,6 +200,8 @@ def read_levels(capture: Capture, inputs: ExampleInputs) -> Levels:
         level = _where_it_is_used(capture, level, pooled)
         level = _where_it_asks(capture, level, queries.answered)
         reductions = _reductions(level, factor, reader, len(order), dimensions)
+        if counted.projected is not None:
+            reductions = _kept_along(reductions, counted.projected)
         sizes = _sizes_at_the_example(counted.whole, reductions)
         return Levels(
             level=level,
@@ -303,6 +307,8 @@ def _factors(
     halved: dict[fx.Node, float] = {}
     pooled: set[fx.Node] = set()
     told: set[fx.Node] = set()
+    size_told: dict[fx.Node, int] = {}  # of the last operation that told
+    size = partial(elements, probe=reader.large)
     for node in capture.nodes:
         feeds = [n for n in node.all_input_nodes if n in factor]
         if node in factor or not feeds or node.op == "output" or is_size(node):
@@ -311,7 +317,8 @@ def _factors(
             factor[node] = 1.0
             continue
         reader.note(node)
-        largest = max(feeds, key=lambda n: elements(n, reader.large))
+        # of as large ones, what a slice or a repetition made has positions that nothing tells of
+        largest = max(feeds, key=lambda n: (size(n), size(n) == size_told.get(n, size(n))))
         halved[node] = _halved(node, halved.get(largest, 1.0), reader.large)
         of_images = reader.counts_images(batch_of(node) or largest)
         if (whole := joined.get(node, whole_batches.get(node))) is not None:
@@ -331,6 +338,7 @@ def _factors(
         own = own or reader.of_resized_spectrum(node, factor[largest])
         own = own or reader.of_other_sides(node, largest, factor[largest] * halved[node])
         own = own or reader.of_samples(node, factor) or reader.of_samples_again(node)
+        own = own or reader.of_sequences_first(node)
         own = own or reader.factor(node, pooled=all(n in pooled for n in feeds))
         if queries.note(node, feeds, pooled):
             own = None if own is None else GLOBAL  # layers that know of positions see vectors
@@ -342,6 +350,7 @@ def _factors(
         else:
             factor[node] = own / halved[node]
             told.add(node)
+        size_told[node] = size(node) if node in told else size_told.get(largest, size(largest))
     return factor, pooled, told
 
 
@@ -418,9 +427,21 @@ def _sizes_of_maps(nodes: Iterable[fx.Node], reader: Positions) -> set[tuple[int
 
 
 def _some_empty(nodes: Iterable[fx.Node], large: Probe) -> bool:
-    """Whether a result has no elements at a large input, though it has at the example's."""
-    made = [value for node in nodes if (value := tensor_of(node)) is not None]
-    return any(large.numel(v) == 0 and all(hint(s) for s in v.shape) for v in made)
+    """Whether a result has no elements at a large input, though it has at the example's.
+
+    What is only joined to others (what a side lacks to a multiple of a window) may have none.
+    """
+    empty = {
+        node
+        for node in nodes
+        if (value := tensor_of(node)) is not None
+        and large.numel(value) == 0
+        and all(hint(size) for size in value.shape)
+    }
+    joins = {
+        user for node in empty for user in node.users if facts(operator_of(user)).view == "cat"
+    }
+    return any(user not in empty and user not in joins for node in empty for user in node.users)
 
 
 def _cluster(factors: Iterable[float], inputs: Iterable[float] = ()) -> dict[float, int]:
@@ -480,6 +501,14 @@ def _reductions(
         else read.get(where, (_tidy(total[where] ** (1 / dimensions)),) * dimensions)
         for where in range(depth)
     )
+
+
+def _kept_along(
+    reductions: Sequence[tuple[float, ...]], side: int
+) -> tuple[tuple[float, ...], ...]:
+    """Reductions with that along a side as large as before, where maps lack the side."""
+    along = accumulate((step[side] for step in reductions), max)
+    return tuple((*s[:side], n, *s[side + 1 :]) for s, n in zip(reductions, along, strict=True))
 
 
 def _as_of_the_whole(

@@ -207,6 +207,25 @@ class Positions:
         made = self.large.size(value.shape[-1])
         return self.positions / made if grows(value.shape[-1]) and made else None
 
+    def of_sequences_first(self, node: fx.Node) -> float | None:
+        """P_input / P of a sequence that lies before its batch, (L, B, C), where it is made anew.
+
+        By a sum over some positions each, or by a reshape of what is repeated; None of all else.
+        """
+        value, view = first_tensor(node), facts(operator_of(node)).view
+        if value is None or value.dim() != 3 or view not in ("along", "reshape"):
+            return None
+        if any(self.borders.fixed):  # a side may lie among the channels
+            return None
+        batch, length = (free_symbols([size]) for size in (self.shape[0], value.shape[0]))
+        second = bool(batch) and key(value.shape[1]) == key(self.shape[0])
+        before, made = (of.size(value.shape[0]) for of in (self.small, self.large))
+        grows_along = before > 0 and made >= 0.9 * self.growth * before  # what only pads does not
+        if not (second and length and grows_along) or length & batch:
+            return None
+        sides = _without(self.across, self.sizes) if self.slices else self.sizes
+        return math.prod(sides) / made
+
     def factor(self, node: fx.Node, *, pooled: bool) -> float | Global | None:
         """P_input / P; GLOBAL where the result is; None where the layout is unknown.
 
@@ -538,6 +557,8 @@ class Positions:
             return None
         large, small = (p.shape(value) for p in (self.large, self.small))
         sizes, before = large[2:], small[2:]
+        if lost and facts(operator_of(node)).layout == "channels_last":
+            sizes, before = large[1:-1], small[1:-1]
         if not lost and factor is not None:
             pairs = ((large[2:], small[2:]), (large[1:-1], small[1:-1]))
             fit = [pair for pair in pairs if self._has_all(node, factor, [math.prod(pair[0])])]
@@ -592,8 +613,10 @@ class Positions:
         """
         if value.dim() != self.dimensions + 1:
             return False
-        maps = facts(operator_of(node)).layout == "channels_first"
-        return (maps or self.slices) if self.dimensions == 3 else (maps and self.slices)
+        layout = facts(operator_of(node)).layout
+        if self.dimensions == 3:
+            return layout == "channels_first" or self.slices
+        return layout is not None and self.slices
 
 
 def _without(side: int | None, sizes: Sequence[_Of]) -> list[_Of]:

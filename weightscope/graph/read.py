@@ -25,7 +25,7 @@ from weightscope.adapters.symbols import (
     key,
 )
 from weightscope.adapters.tracing import old_garbage_waits
-from weightscope.calls import say
+from weightscope.calls import say, shapes
 from weightscope.errors import ForwardError, InputError, StructureError, WeightscopeError, keyword
 from weightscope.graph.answers import (
     GENERATORS,
@@ -451,6 +451,29 @@ def _refuse_frames_that_get_fewer(trial: Trial, captured: Capture, inputs: Examp
         )
 
 
+def _refuse_batches_along_frames(trial: Trial, captured: Capture, inputs: ExampleInputs) -> None:
+    """Refuse clips whose first axis comes out with one length, and whose frames as they went in.
+
+    ``(frames, batch, channels, height, width)`` looks as if frames lay second.
+    """
+    if inputs.frames is None:
+        return
+    image = image_inputs(captured)[0].meta["val"].shape
+    images, frames = key(image[0]), key(image[inputs.frames])
+    returned = [v for n in captured.nodes[-1].all_input_nodes if (v := tensor_of(n)) is not None]
+    clips = [v.shape for v in returned if v.dim() == len(image)]
+    turned = [key(s[0]) != images and key(s[inputs.frames]) == frames for s in clips]
+    given = shapes(images_of(inputs)[0])
+    if is_symbolic(image[0]) and is_symbolic(image[inputs.frames]) and turned and all(turned):
+        raise InputError(
+            f"what {trial.name} returns for {keyword('example_inputs')} ({given}) has one"
+            " length along the first axis and follows another one, as where frames lie first;"
+            " images are counted along the first here. Pass a module that is given batches so and"
+            " turns their axes before it calls this one (x.transpose(0, 1), and back for what it"
+            " returns)"
+        )
+
+
 @old_garbage_waits()
 def _read(
     trial: Trial,
@@ -471,6 +494,7 @@ def _read(
     )
     require_followed(captured.program, trial.name)
     _refuse_frames_that_get_fewer(trial, captured, inputs)
+    _refuse_batches_along_frames(trial, captured, inputs)
     turned, stopped = captured.turned, captured.stopped
     captured, levels, fixed = at_all_sizes(trial, inputs, read_at, captured)
     fixed |= at_one_size

@@ -31,7 +31,10 @@ def at_another_size(
             return value
         short = set(inputs.space) - set(sides)
         space = sides if along is None else set(along) - short
-        sizes = [int(n * factor) + more if d in space else n for d, n in enumerate(value.shape)]
+        made = (max(1, int(n * factor) + more) for n in value.shape)
+        sizes = [
+            m if d in space else n for d, (n, m) in enumerate(zip(value.shape, made, strict=True))
+        ]
         # nobody reads its numbers, and memory that nobody touches costs nothing
         return value.new_empty(sizes)
 
