@@ -13,8 +13,10 @@ from toys import Plain, assessment, double
 import weightscope as ws
 from weightscope.cost import count_costs
 from weightscope.graph import read_structure
+from weightscope.statistics import measure_model
 from weightscope.truncation import propose, verify
 from weightscope.truncation.building import build
+from weightscope.utilization import assess
 
 IMAGES = torch.randn(6, 1, 16, 24)
 
@@ -189,3 +191,39 @@ def test_turned_images_are_refused_at_one_size_and_in_volumes(model, image):
     (proposal,) = _proposals(model().eval(), image)
 
     assert "turn them before or after the network" in str(proposal.refusal)
+
+
+class Logarithm(nn.Module):
+    """Its output is no number where features are negative."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = Plain()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x).log()
+
+
+def _variant_of(model: nn.Module) -> ws.truncation.Variant:
+    structure = read_structure(model.eval(), IMAGES)
+    costs = count_costs(structure.model, structure.inputs)
+    proposals = propose(structure, assess(structure, measure_model(structure.model)), costs)
+    return next(p for p in proposals if p.refusal is None).build()
+
+
+def test_what_is_no_number_in_the_original_need_be_none_in_a_variant():
+    assert verify(_variant_of(Logarithm()), export=False).passed
+
+
+@pytest.mark.parametrize("original", [False, True])
+def test_an_export_that_fails_for_the_original_too_is_no_fault(monkeypatch, original):
+    variant = _variant_of(Plain())
+
+    def exported(network, inputs):
+        if network is variant.module or original:
+            raise RuntimeError("view size is not compatible")
+        return network
+
+    monkeypatch.setattr("weightscope.truncation.checks._exported", exported)
+    failed = {check.name for check in verify(variant).failures}
+    assert failed == (set() if original else {"exports"})
