@@ -288,3 +288,43 @@ def test_weights_of_several_heads_in_the_batch_lie_at_the_level_they_are_resized
     structure = read_structure(Dates().eval(), torch.randn(2, 3, 3, 32, 48))
     assert structure.inputs.layout == "NTCHW"
     assert structure.reductions == ((1, 1), (2, 2), (4, 4))
+
+
+class Pairs(nn.Module):
+    """Compares neighbouring frames at half their size, beside a field of zeros, then goes on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.coarse, self.fine = nn.Conv2d(8, 2, 3, 1, 1), nn.Conv2d(8, 2, 3, 1, 1)
+        self.merge, self.out = nn.Conv2d(5, 8, 3, 1, 1), nn.Conv2d(8, 3, 1)
+
+    def compared(self, one: Tensor, other: Tensor) -> Tensor:
+        count, _, height, width = one.shape
+        field = one.new_zeros(count, 2, height // 2, width // 2)
+        half = [F.avg_pool2d(image, 2) for image in (one, other)]
+        field = field + self.coarse(torch.cat([*half, field], 1))
+        field = F.interpolate(field, scale_factor=2)
+        return field + self.fine(torch.cat([one, other, field], 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, frames, _, height, width = x.shape
+        before, behind = (part.reshape(-1, 3, height, width) for part in (x[:, :-1], x[:, 1:]))
+        fields = self.compared(before, behind).view(batch, frames - 1, 2, height, width)
+        made = [
+            self.out(self.merge(torch.cat([x[:, i], fields[:, i]], 1)).relu())
+            for i in range(frames - 1)
+        ]
+        return torch.stack(made, 1)
+
+
+@pytest.mark.parametrize("frames", [3, 4])
+def test_clips_of_which_pairs_are_compared_first_have_frames(frames: int) -> None:
+    structure = read_structure(Pairs().eval(), torch.randn(2, frames, 3, 16, 24))
+    assert structure.inputs.layout == "NTCHW"
+    assert structure.reductions == ((1, 1), (2, 2))
+    assert structure.stage_of["coarse"].name == "bottleneck"
+    (cut,) = structure.cuts
+    assert not any("zeros" in site.node for site in cut.entries)
+    x = torch.randn(1, frames, 3, 32, 16)
+    variant = build(structure, make_plan(structure, cut, width=4))
+    assert variant.module.eval()(x).shape == (1, frames - 1, 3, 32, 16)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,7 +18,7 @@ from weightscope.graph.beside import side_by_side, times
 from weightscope.graph.coarsen import Coarse
 from weightscope.graph.layouts import alike
 from weightscope.graph.levels import Levels
-from weightscope.graph.nodes import argument, has_effect, in_words, operator_of, tensor_of
+from weightscope.graph.nodes import argument, has_effect, in_words, is_size, operator_of, tensor_of
 from weightscope.graph.operators import REARRANGES, facts
 from weightscope.graph.pieces import JOINS, SPLITS
 from weightscope.graph.structure import Cut, Layout, Place, Refusal, Site
@@ -597,10 +597,12 @@ def _entries(depth: _Depth, coarse: Coarse, dimensions: int, levels: Levels) -> 
 
 
 def _feeding(depth: _Depth, coarse: Coarse) -> list[fx.Node]:
+    blank = _blank(depth.nodes)
     return [
         n
         for n in depth.nodes
         if n not in depth.removed
+        and n not in blank
         and n not in depth.below
         and n.name in coarse.reached
         and n.name in coarse.places
@@ -608,6 +610,17 @@ def _feeding(depth: _Depth, coarse: Coarse) -> list[fx.Node]:
         and makes_tensor(n)
         and _holds_features(n)
     ]
+
+
+def _blank(nodes: Iterable[fx.Node]) -> set[fx.Node]:
+    """What has the size of an image and nothing else of it: a state that begins with zeros."""
+    found: set[fx.Node] = set()
+    for node in nodes:
+        given = [n for n in node.all_input_nodes if not is_size(n)]
+        made_anew = node.op == "call_function" and facts(operator_of(node)).view == "none"
+        if made_anew or (given and found.issuperset(given)):
+            found.add(node)
+    return found
 
 
 def makes_tensor(node: fx.Node) -> bool:

@@ -47,6 +47,7 @@ from weightscope.graph.layouts import (
     is_one_image,
     layout_of_ids,
     letters_of,
+    of_flow,
     of_segments,
     of_single_channels,
     of_views,
@@ -241,9 +242,12 @@ def _of_slices(image: Tensor, given: tuple[tuple[int, ...], int] | None) -> str:
 
 
 def _told_apart(trial: Trial, inputs: ExampleInputs, image: Tensor, layout: str) -> str:
-    """The layout of a clip with as many frames as channels: of channels no forward takes more."""
+    """The layout of a clip whose frames and channels may be told: of these no forward takes more.
+
+    There may be as many of both, or of one as layers are given of several of the other.
+    """
     frames, channels = layout.find("T"), layout.find("C")
-    if min(frames, channels) < 0 or image.shape[frames] != image.shape[channels]:
+    if min(frames, channels) < 0:
         return layout
     as_laid_out, turned = (
         _given(trial, inputs, image.dim(), partial(_one_more, axis)) for axis in (frames, channels)
@@ -286,7 +290,7 @@ def _laid_out(trial: Trial, inputs: ExampleInputs, layout: str | None) -> Exampl
         layout = layout_of_ids(image, ids) or infer_layout(image.shape, first)
         if not layout and first is not None and not first[1]:
             layout = infer_layout(image.shape, trial.first_convolution(inputs))
-        layout = _told_apart(trial, inputs, image, layout)
+        layout = _told_apart(trial, inputs, image, layout or of_flow(image.shape, first))
         layout = layout or _frame_by_frame(trial, inputs, image, first)
         layout = layout or _each_channel_apart(trial, inputs, image, first)
         layout = layout or of_segments(image.shape, first)

@@ -298,6 +298,28 @@ def beside_a_memory(image: Sequence[int], given: tuple[tuple[int, ...], int] | N
     return found
 
 
+def of_flow(image: Sequence[int], given: tuple[tuple[int, ...], int] | None) -> str:
+    """The layout of clips of which pairs of frames are compared first; empty where none fits.
+
+    A network of optical flow sees them smaller, in each direction, and with others beside each.
+
+    Args:
+        image: Shape of the clip.
+        given: Shape of the first convolution's input, and number of its spatial dimensions.
+    """
+    if given is None or not given[1] or len(image) != given[1] + 3 or len(given[0]) != given[1] + 2:
+        return ""
+    (batch, channels, *sizes), dimensions = given
+    for layout in (f"N{axes}" for axes in _of_clips(_LETTERS[dimensions])):
+        of = dict(zip(layout, image, strict=True))
+        told = [of[letter] for letter in _LETTERS[dimensions]]
+        pairs = [of["N"] * (of["T"] - 1) * ways for ways in (1, 2)]
+        beside = channels >= 2 * of["C"] and of["T"] > 1
+        if beside and batch in pairs and _in_proportion(told, sizes):
+            return layout
+    return ""
+
+
 def of_single_channels(image: Sequence[int], given: tuple[tuple[int, ...], int] | None) -> str:
     """The layout by which each channel is given as an image of its own; empty where none fits.
 
@@ -465,6 +487,7 @@ __all__ = [
     "is_image",
     "layout_of_ids",
     "letters_of",
+    "of_flow",
     "of_segments",
     "of_single_channels",
     "of_views",
