@@ -20,6 +20,9 @@ from weightscope import analyze
 from weightscope.cost import count_costs
 from weightscope.errors import InputError
 from weightscope.graph import Structure, read_structure, rebuild
+from weightscope.graph.inputs import find_inputs
+from weightscope.graph.scaling import at_another_size
+from weightscope.graph.trial import Trial
 from weightscope.truncation import load, save, verify
 from weightscope.truncation.building import build, whole
 from weightscope.truncation.images import make_pool, together
@@ -1068,3 +1071,24 @@ def test_images_counted_by_windows_stay_free_at_one_size() -> None:
     for count in (1, 2, 3):
         x = torch.randn(count, 3, 32, 32)
         torch.testing.assert_close(graph(x), model(x))
+
+
+class AtItsOwnSize(nn.Module):
+    """Makes numbers of its sizes; what makes an example ready is no way that it takes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.unet = Plain()
+
+    def forward(self, x: Tensor, hint: Tensor) -> Tensor:
+        wide = int(x.shape[-1] * 1.0)
+        return self.unet(F.interpolate(x, size=(x.shape[-2], wide))) + hint
+
+
+def test_ways_are_compared_without_what_makes_an_example_ready() -> None:
+    trial = Trial(AtItsOwnSize().eval())
+    example = torch.randn(2, 3, 32, 32), torch.randn(2, 1, 32, 32)
+    inputs = next(find_inputs(trial, example))
+    other = at_another_size(inputs)
+    assert trial.functions(inputs) == trial.functions(other)
+    assert trial.functions(inputs)[0] == "interpolate"

@@ -272,6 +272,8 @@ def _plain(value: Any) -> Any:
     """The size in a tensor of one, also where it stands among others."""
     if isinstance(value, SizesInATensor) and value.numbers.size == 1:
         return value.numbers.item()
+    if isinstance(value, _Sizes):
+        return torch.Size(value)  # torch takes free sizes from its own class alone
     if isinstance(value, slice):
         return slice(_plain(value.start), _plain(value.stop), _plain(value.step))
     if type(value) in (list, tuple):

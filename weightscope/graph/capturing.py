@@ -278,7 +278,8 @@ def _freed(trial: Trial, captured: Capture, read_at: ExampleInputs) -> Iterator[
     tried = captured.freer or captured.numbers or captured.too_complex
     if not tried and any(goes_the_same_way(trial, read_at, other) for other in others):
         yield _with_free_numbers(trial, read_at)
-    larger = at_another_size(read_at)
+    # its arithmetic was not followed to where the number of images would count
+    larger = at_another_size(two_images(trial, read_at) if captured.too_complex else read_at)
     runs = trial.error(larger.args, larger.kwargs) is None
     if runs and goes_the_same_way(trial, read_at, larger):
         square = _takes_only_squares(trial, read_at)

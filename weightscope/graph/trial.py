@@ -172,9 +172,8 @@ class Trial:
         """Names of what makes tensors in a forward, in order, then "" where it does not raise."""
         key = _key(inputs.args, inputs.kwargs, training=False)
         if key not in self._functions:
-            names = _Names()
-            with names:
-                result = self._run(inputs.args, inputs.kwargs)
+            names = _Names()  # of the forward alone, not of what makes its inputs ready
+            result = self._run(inputs.args, inputs.kwargs, watching=names)
             ends = () if isinstance(result, Exception) else ("",)
             self._functions[key] = (*names.found, *ends)
         return self._functions[key]
@@ -371,14 +370,26 @@ class Trial:
         return self._known[key]
 
     def _run(
-        self, args: tuple[Any, ...], kwargs: Mapping[str, Any], *, training: bool = False
+        self,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        *,
+        training: bool = False,
+        watching: AbstractContextManager[Any] | None = None,
     ) -> Any:
         """What one call of the model as it was given returns or raises."""
-        return self._run_on(self._fakes((args, dict(kwargs))), training=training)
+        given = self._fakes((args, dict(kwargs)))
+        return self._run_on(given, training=training, watching=watching)
 
-    def _run_on(self, given: Any, *, training: bool = False) -> Any:
+    def _run_on(
+        self,
+        given: Any,
+        *,
+        training: bool = False,
+        watching: AbstractContextManager[Any] | None = None,
+    ) -> Any:
         """The same of tensors without numbers."""
-        result = self._call(*given, training=training)
+        result = self._call(*given, training=training, watching=watching)
         if isinstance(result, Exception):  # it may have ended between a change and its undoing
             finished(*self._fresh)
         elif any(id(tensor) not in self._held for _, tensor in self._holds()):
