@@ -328,3 +328,46 @@ def test_clips_of_which_pairs_are_compared_first_have_frames(frames: int) -> Non
     x = torch.randn(1, frames, 3, 32, 16)
     variant = build(structure, make_plan(structure, cut, width=4))
     assert variant.module.eval()(x).shape == (1, frames - 1, 3, 32, 16)
+
+
+class Forecaster(nn.Module):
+    """Mixes cuboids of four frames, goes down, and makes two frames of them by a linear layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.mix = nn.Conv2d(1, 4, 1), nn.Linear(4, 4)
+        self.merge, self.norm, self.deep = nn.Linear(16, 8), nn.LayerNorm(8), nn.Linear(8, 8)
+        self.time, self.time_of_skip = nn.Linear(4, 2), nn.Linear(4, 2)
+        self.up, self.last, self.out = nn.Linear(8, 4), nn.LayerNorm(4), nn.Linear(4, 1)
+
+    def cuboids(self, x: Tensor, layer: nn.Module) -> Tensor:
+        batch, frames, height, width, channels = x.shape
+        blocks = x.reshape(batch, frames, height // 2, 2, width // 2, 2, channels)
+        blocks = blocks.permute(0, 2, 4, 1, 3, 5, 6)
+        tokens = layer(blocks.reshape(batch, -1, frames * 4, channels))
+        return tokens.reshape(blocks.shape).permute(0, 3, 1, 4, 2, 5, 6).reshape(x.shape)
+
+    def forward(self, x: Tensor) -> Tensor:
+        frames = self.embed(x.flatten(0, 1).permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        top = x + self.cuboids(frames.unflatten(0, x.shape[:2]), self.mix)
+        batch, frames, height, width, channels = top.shape
+        pixels = top.reshape(batch, frames, height // 2, 2, width // 2, 2, channels)
+        low = self.merge(pixels.permute(0, 1, 2, 4, 3, 5, 6).flatten(4))
+        low = self.time(low.permute(0, 2, 3, 4, 1)).permute(0, 4, 1, 2, 3)
+        low = low + self.cuboids(self.norm(low), self.deep)
+        skip = self.time_of_skip(top.permute(0, 2, 3, 4, 1)).permute(0, 4, 1, 2, 3)
+        maps = low.flatten(0, 1).permute(0, 3, 1, 2)
+        fine = F.interpolate(maps, scale_factor=2).permute(0, 2, 3, 1).unflatten(0, (batch, 2))
+        return self.out(self.last(self.up(fine) + skip))
+
+
+def test_a_forecast_of_fewer_frames_makes_no_level() -> None:
+    structure = read_structure(Forecaster().eval(), torch.randn(2, 4, 16, 24, 1))
+    assert structure.inputs.layout == "NTHWC"
+    assert structure.sizes == "symbolic"
+    assert structure.reductions == ((1, 1), (2, 2))
+    names = "embed", "mix", "merge", "time", "deep", "time_of_skip", "up", "last", "out"
+    assert [structure.stage_of[name].name for name in names] == [
+        *("encoder 0", "encoder 0", "bottleneck", "bottleneck", "bottleneck"),
+        *("skip 0", "decoder 0", "decoder 0", "head"),
+    ]

@@ -327,6 +327,7 @@ def _factors(
         if (whole := apart or whole_of.get(node)) is not None:
             halved[node] *= elements(whole, reader.large) / max(1, elements(node, reader.large))
         reader.note_borders(node, feeds, joined.get(node, largest), is_piece=node in whole_of)
+        reader.note_frames(node, largest)
         is_piece = halved[node] != 1 or reader.borders.share(node) != 1
         shares = is_piece and (joins_batches(node) or parts_batches(node))
         shares &= node not in whole_batches

@@ -95,6 +95,8 @@ class Positions:
         self.batch = large.numel(image.meta["val"]) // (own * channels)
         # numbers of images that lie beside each other: frames, or several images of one example
         self.stacks = {large.size(shape[0])}
+        self.clips = not slices and self.batch > large.size(shape[0])
+        self._images: dict[fx.Node, int] = {}  # of clips, which may have other frames further on
         self.maps = {self.sizes}
 
     def _begin(self, image: fx.Node) -> None:
@@ -271,6 +273,8 @@ class Positions:
             return GLOBAL if grown < self.growth else unknown
         is_map = value.dim() == self.dimensions + 2 or row.view == "window"  # patches of a map
         batch = self._images_in(value, channel) if is_map else self.batch
+        if self.clips and not grows(value.shape[channel]):
+            batch = self._images.get(node, batch)
         own = self._of_input(after, value, batch)
         return unknown if own is None else own * self.borders.share(node)
 
@@ -373,6 +377,39 @@ class Positions:
             self.stacks.add(self._stack(value))
         if self._stack(value) in self.stacks and self.large.numel(value):
             self.maps.add(self.large.shape(value)[2:])
+
+    def note_frames(self, node: fx.Node, given: fx.Node) -> None:
+        """Learn how many frames of all clips a result holds: those of what it is made from, or
+        others where its sides show them (a forecast of more frames than were seen).
+
+        Args:
+            node: The operation.
+            given: What it has its level from.
+        """
+        if not self.clips:
+            return
+        layout = facts(operator_of(node)).layout
+        value = first_tensor(node)
+        found = None
+        if layout is not None and value is not None and value.dim() >= self.dimensions + 2:
+            found = self._frames_beside(node, value, 1 if layout == "channels_first" else -1)
+        if (number := found or self._images.get(given)) is not None:
+            self._images[node] = number
+
+    def _frames_beside(self, node: fx.Node, value: torch.Tensor, channel: int) -> int | None:
+        """How many maps lie along the batch and further axes, where the others grow as sides."""
+        small, large = ([*p.shape(value)] for p in (self.small, self.large))
+        del small[channel], large[channel]
+        sides = [axis for axis, size in enumerate(small) if axis and size != large[axis]]
+        if (
+            any(self.borders.fixed)
+            or small[0] != large[0]
+            or not self._grows_as_the_image(
+                node, [small[axis] for axis in sides], [large[axis] for axis in sides]
+            )
+        ):
+            return None
+        return math.prod(large) // math.prod(large[axis] for axis in sides)
 
     def note_pieces(self, node: fx.Node) -> None:
         """Learn how many pieces of images lie beside each other in a batch of them."""
