@@ -271,11 +271,7 @@ class Positions:
         if grown < 0.9 * self.growth or (grown > self.growth**1.5 and self._lies_along(value)):
             # where each position looks at each, both sides count all of them
             return GLOBAL if grown < self.growth else unknown
-        is_map = value.dim() == self.dimensions + 2 or row.view == "window"  # patches of a map
-        batch = self._images_in(value, channel) if is_map else self.batch
-        if self.clips and not grows(value.shape[channel]):
-            batch = self._images.get(node, batch)
-        own = self._of_input(after, value, batch)
+        own = self._of_input(after, value, self._images_of(node, value, channel))
         return unknown if own is None else own * self.borders.share(node)
 
     def _lies_along(self, value: torch.Tensor) -> bool:
@@ -324,6 +320,14 @@ class Positions:
         if value.dim() == self.dimensions and stack == self.images:
             return None
         return side * self._slices(value) / after
+
+    def _images_of(self, node: fx.Node, value: torch.Tensor, channel: int) -> int:
+        """How many images a result holds, whose channels are the axis given."""
+        if self.clips and node in self._images and not grows(value.shape[channel]):
+            return self._images[node]
+        window = facts(operator_of(node)).view == "window"  # it pools patches of a map, perhaps
+        is_map = value.dim() == self.dimensions + 2 or window
+        return self._images_in(value, channel) if is_map else self.batch
 
     def _images_in(self, value: torch.Tensor, channel: int) -> int:
         """How many images lie beside each other in a map, whose channels are the axis given."""
@@ -379,8 +383,9 @@ class Positions:
             self.maps.add(self.large.shape(value)[2:])
 
     def note_frames(self, node: fx.Node, given: fx.Node) -> None:
-        """Learn how many frames of all clips a result holds: those of what it is made from, or
-        others where its sides show them (a forecast of more frames than were seen).
+        """Learn how many frames of all clips a result holds.
+
+        Those of what it is made from, or others where its sides show them: a forecast of more.
 
         Args:
             node: The operation.
