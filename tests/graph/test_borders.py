@@ -497,3 +497,38 @@ def test_a_map_that_is_made_of_one_position_has_its_own_level(dimensions: int) -
         "decoder 1",
         "decoder 0",
     )
+
+
+class DownToOne(nn.Module):
+    """A table holds its size; strides go down to one position, where a vector weighs channels."""
+
+    def __init__(self, levels: int = 3) -> None:
+        super().__init__()
+        ways = range(levels)
+        self.down = nn.ModuleList(nn.Conv2d(4 if i else 3, 4, 4, 2, 1) for i in ways)
+        self.norms = nn.ModuleList(nn.GroupNorm(1, 4) for _ in ways)
+        self.deep, self.weigh = nn.Conv2d(4, 4, 3, padding=1), nn.Linear(4, 4)
+        self.up = nn.ModuleList(nn.ConvTranspose2d(8 if i else 4, 4, 4, 2, 1) for i in ways)
+        self.table, self.out = nn.Parameter(torch.zeros(3, 8, 8)), nn.Conv2d(4, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x, skips = x + self.table, []
+        for down, norm in zip(self.down, self.norms, strict=True):
+            x = norm(down(x)).relu()
+            skips.append(x)
+        x = self.deep(x).relu()
+        x = x * self.weigh(x.mean((2, 3))).sigmoid()[:, :, None, None]
+        for i, up in enumerate(self.up):
+            x = up(torch.cat([x, skips[-1 - i]], 1) if i else x).relu()
+        return self.out(x)
+
+
+def test_a_map_of_one_position_that_strides_lead_to_is_a_level() -> None:
+    structure = read_structure(DownToOne().eval(), torch.randn(2, 3, 8, 8))
+    assert structure.reductions == ((1, 1), (2, 2), (4, 4), (8, 8))
+    names = "down.1", "norms.1", "down.2", "deep", "weigh", "up.0", "up.2", "out"
+    assert [structure.stage_of[name].name for name in names] == [
+        *("encoder 2", "encoder 2", "bottleneck", "bottleneck", "bottleneck"),
+        *("decoder 2", "decoder 0", "head"),
+    ]
+    assert [cut.keep_levels for cut in structure.cuts] == [1, 2, 3]

@@ -33,6 +33,7 @@ from weightscope.graph.trial import Trial
 
 _SIZES_TO_CAPTURE = 2
 _MANY_STEPS = 500  # calls of functions; a U-Net with ResNet-34 has 368
+_SMALLEST = 64  # a side that can be halved six times, as codecs do
 _FEWER = 0.75  # a loop over positions has a quarter at half the size, one over rows half
 _UNIT = 32  # of images that can be halved five times
 
@@ -73,9 +74,13 @@ def captured_with(
 def _with_fewer_steps(trial: Trial, inputs: ExampleInputs) -> ExampleInputs:
     """A guessed call at half the size, and half of that, where fewer steps are as good.
 
-    A loop over positions holds its size anyway, and a longer one takes longer to read.
+    A loop over positions holds its size anyway, and a longer one takes longer to read. No side gets
+    so short that deep levels have less than a position.
     """
     while inputs.guessed and (steps := trial.number_of_calls(inputs)) > _MANY_STEPS:
+        image = images_of(inputs)[0]
+        if min(image.shape[axis] for axis in inputs.space) < 2 * _SMALLEST:
+            break
         smaller = cropped(inputs, 2)
         if not 0 < trial.number_of_calls(smaller) < _FEWER * steps:
             break

@@ -94,6 +94,7 @@ class Positions:
         own = math.prod(map(large.size, space_of(image)))
         self.batch = large.numel(image.meta["val"]) // (own * channels)
         # numbers of images that lie beside each other: frames, or several images of one example
+        self._small: set[fx.Node] = set()  # maps of one position
         self.stacks = {large.size(shape[0])}
         self.clips = not slices and self.batch > large.size(shape[0])
         self._images: dict[fx.Node, int] = {}  # of clips, which may have other frames further on
@@ -256,7 +257,7 @@ class Positions:
         channel = 1 if layout == "channels_first" else value.dim() - 1
         if any(self.borders.fixed) and (
             (row.view == "adaptive" and (self.growth == 1 or self._has_one_row(value, channel)))
-            or (self.growth == 1 and value.numel() == value.shape[0] * value.shape[channel])
+            or (self.growth == 1 and self._is_one_vector(node, value, channel))
             or (pooled and row.view != "resize" and not raises(node))
         ):
             return GLOBAL  # at fixed sizes only its operators show that a branch is global
@@ -320,6 +321,28 @@ class Positions:
         if value.dim() == self.dimensions and stack == self.images:
             return None
         return side * self._slices(value) / after
+
+    def _is_one_vector(self, node: fx.Node, value: torch.Tensor, channel: int) -> bool:
+        """Whether a result of an image of one size has one position, and is no map that got small.
+
+        A convolution with a stride and a border makes a map of one position, as do those behind it.
+        """
+        if value.numel() != value.shape[0] * value.shape[channel]:
+            return False
+        row, given = facts(operator_of(node)), node.all_input_nodes[0]
+        if row.layout != "channels_first":
+            return True
+        while given not in self._small and _only_one(given) is not None:
+            if elements(given, self.large) != elements(given.all_input_nodes[0], self.large):
+                break
+            given = given.all_input_nodes[0]
+        strides = row.view == "convolution" and not row.raises
+        strides = strides and 0 not in _numbers(argument(node, "padding"))
+        strides = strides and 1 not in _numbers(argument(node, "stride"))
+        if strides or (given in self._small and row.view != "adaptive"):
+            self._small.add(node)
+            return False
+        return True
 
     def _images_of(self, node: fx.Node, value: torch.Tensor, channel: int) -> int:
         """How many images a result holds, whose channels are the axis given."""
@@ -670,6 +693,12 @@ def _only_one(node: fx.Node) -> fx.Node | None:
     """What a result is made from, where that is one tensor and sizes."""
     given = [n for n in node.all_input_nodes if not is_size(n)]
     return given[0] if len(given) == 1 else None
+
+
+def _numbers(setting: Any) -> set[int]:
+    """The numbers of an operator's setting, one for all sides or one for each."""
+    each = setting if isinstance(setting, list | tuple) else [setting]
+    return {int(number) for number in each if isinstance(number, int)}
 
 
 def _repeats(node: fx.Node) -> bool:
